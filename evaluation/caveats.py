@@ -1,0 +1,131 @@
+"""What a reader must know beside the numbers: found in the data, never left to memory."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from evaluation.gather import Study, tasks_without_items
+from evaluation.stats import FEW_GROUPS, INTERVAL, ONE_SEED
+
+FEW_STEPS = 500
+LEAK_LIMIT = 0.02
+NOTABLE = 0.01
+
+
+def caveats(study: Study, results: Mapping[str, Any]) -> list[str]:
+    """Sentences for the top of the report, the weightiest first. No paths, no times."""
+    arms = results["arms"]
+    base = arms[study.baseline]["quantities"]
+    found = []
+    short = {name: arm for name, arm in arms.items() if arm["rule"] != INTERVAL}
+    for name, arm in short.items():
+        found.append(
+            f"{name}: {arm['rule']}."
+            + (" Seeds alone move a run by more than most tokenizers do." * (arm["rule"] == ONE_SEED))
+        )
+    for entry in results["comparisons"]:
+        if entry.get("opposite_domains"):
+            found.append(
+                f"{entry['arms'][0]} and {entry['arms'][1]} differ clearly but in opposite directions over domains "
+                f"({', '.join(entry['opposite_domains'])}): no pooled claim is made."
+            )
+    found.extend(_text_read(study.baseline, arms))
+    for name, arm in arms.items():
+        passes = arm["quantities"]["passes"]
+        if passes is not None and passes > 1:
+            unique = arm["quantities"]["unique_bytes"]
+            held = "" if unique is None else f" of {unique / 1e6:,.2f} MB"
+            found.append(f"{name} made {passes:.2f} passes over its text{held}: part of what it read was repeated.")
+    found.extend(_schedule(arms, base))
+    for name, arm in arms.items():
+        if arm["transform"] not in ("", "NoTransform"):
+            found.append(
+                f"{name} trained on varied tokenizations ({arm['transform']}) and is scored on the canonical one: "
+                "it also pays for probability it keeps for the others."
+            )
+    groups = base["test_groups"]
+    if groups < FEW_GROUPS:
+        found.append(
+            f"Few clusters: the test text comes from {groups} groups (under {FEW_GROUPS}), "
+            "so the item part of intervals is rough."
+        )
+    leaks = max((arm["quantities"]["leak_share"] or 0.0 for arm in arms.values()), default=0.0)
+    if leaks >= LEAK_LIMIT:
+        found.append(
+            f"{leaks:.1%} of the held-out 50-byte shingles also stand in the training text (limit {LEAK_LIMIT:.0%})."
+        )
+    missing = tasks_without_items(study)
+    if missing:
+        found.append(
+            f"No items for {', '.join(missing)}: the test text is too short for them. "
+            "They are missing, not averaged away."
+        )
+    falling = [name for name, arm in arms.items() if arm["loss_falling"]["falling"]]
+    if falling:
+        found.append(
+            f"Validation loss fell by more than 1 % over the last fifth of training ({', '.join(falling)}): "
+            "a larger budget would lower it, and may order the arms differently."
+        )
+    found.append(
+        "All arms read the same documents in the same order. Seeds vary the initial weights"
+        + (
+            " and the draws of the transform"
+            if any(a["transform"] not in ("", "NoTransform") for a in arms.values())
+            else ""
+        )
+        + ", not the text: intervals over seeds do not cover another draw of training text."
+    )
+    return found
+
+
+def version_differences(results: Mapping[str, Any]) -> list[str]:
+    """Names of versions, commits and machine figures that are not the same for all runs and stages."""
+    return [name for name, values in results["provenance"]["versions"].items() if len(values) > 1]
+
+
+def _text_read(baseline: str, arms: Mapping[str, Any]) -> list[str]:
+    amounts = {name: arm["quantities"]["bytes"] for name, arm in arms.items()}
+    base = amounts[baseline]
+    if not base or any(amount is None for amount in amounts.values()):
+        return []
+    found = []
+    for name, amount in amounts.items():
+        if abs(amount / base - 1) > NOTABLE:
+            word = "less" if amount < base else "more"
+            found.append(
+                f"{name} read {abs(1 - amount / base):.0%} {word} text than {baseline} "
+                f"({amount / 1e6:,.2f} against {base / 1e6:,.2f} MB)."
+            )
+    if found:
+        common = min(amounts.values()) / max(amounts.values())
+        found.append(f"The text common to all arms is {common:.0%} of what the arm that read most has seen.")
+    return found
+
+
+def _schedule(arms: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    found = []
+    rates = {arm["quantities"]["lr"] for arm in arms.values()}
+    if base["lr"] is not None and len(rates) == 1:
+        found.append(
+            f"One learning rate for all arms ({base['lr']:g}), not tuned per arm: "
+            "another one may order the arms differently."
+        )
+    else:
+        found.append("Learning rates differ by arm (see the table of quantities).")
+    few = {
+        name: arm["quantities"]["steps"]
+        for name, arm in arms.items()
+        if (arm["quantities"]["steps"] or FEW_STEPS) < FEW_STEPS
+    }
+    if few:
+        found.append(
+            f"Under {FEW_STEPS} steps: " + ", ".join(f"{name} {steps:,.0f}" for name, steps in few.items()) + "."
+        )
+    bodies = {arm["quantities"]["parameters_body"] for arm in arms.values()}
+    if len(bodies) == 1:
+        found.append(
+            "All arms share one body (parameters without embedding and head): statements hold at this fixed body, "
+            "not at each arm's best size."
+        )
+    else:
+        found.append("Parameters of the body differ between arms (see the table of quantities).")
+    return found

@@ -1,0 +1,318 @@
+"""Stage `evaluate`: a checkpoint -> results.json (figures) and items.parquet (what they are made of)."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from isotok.errors import ConfigError, DataError
+from isotok.files import hash_key, write_json
+from isotok.progress import progress, say
+from isotok.recipe import Field, recipe
+
+if TYPE_CHECKING:
+    from evaluation.likelihood import DocumentScore, Encoded
+    from evaluation.tasks.generate import Item
+
+FORMAT = 1
+TASK_BYTES = 4_000_000  # tasks are made from this much of the test split at most
+_SAMPLE_BYTES = 200
+_PROMPT_BYTES = 200
+
+
+@recipe
+class Evaluation:
+    """What is measured on a checkpoint.
+
+    scoring: how a choice is cut from its context, `backoff` or `naive` (see evaluation.harness).
+    max_bytes: test text scored for bits per byte; whole documents, see `choose_documents`.
+    tasks: generated downstream tasks; items: questions in each (fewer where the test split yields fewer).
+    samples: texts generated, max. 200 bytes each.
+    seed: key of items and samples; all arms share it.
+    """
+
+    scoring: Literal["backoff", "naive"] = "backoff"
+    max_bytes: Annotated[int, Field(ge=1)] = 300_000
+    tasks: tuple[str, ...] = ("iso_cloze", "iso_wordorder", "iso_typo")
+    items: Annotated[int, Field(ge=1)] = 200
+    samples: Annotated[int, Field(ge=0)] = 3
+    seed: int = 1234
+
+    def __post_init__(self) -> None:
+        from evaluation.tasks.generate import TASKS
+
+        unknown = [name for name in self.tasks if name not in TASKS]
+        if unknown:
+            raise ValueError(f"tasks: {unknown[0]!r} is unknown; there are {', '.join(TASKS)}")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("tasks: named twice")
+
+    @property
+    def label(self) -> str:
+        return self.scoring
+
+
+def choose_documents(documents: Iterable[Any], max_bytes: int) -> list[Any]:
+    """The documents that are scored, in corpus order, whole, at most `max_bytes` together.
+
+    First the first document of each domain that fits, then all others in corpus order that still fit; if none
+    fits, the shortest. Depends on the corpus alone, so all tokenizers are scored on the same text.
+    """
+    everything = [d for d in documents if d.text]
+    if not everything:
+        raise DataError("the corpus has no test documents; give it more text or a larger test share")
+    chosen: set[int] = set()
+    left = max_bytes
+    domains: set[str] = set()
+    for i, document in enumerate(everything):
+        if document.domain not in domains and document.n_bytes <= left:
+            chosen.add(i)
+            domains.add(document.domain)
+            left -= document.n_bytes
+    for i, document in enumerate(everything):
+        if i not in chosen and document.n_bytes <= left:
+            chosen.add(i)
+            left -= document.n_bytes
+    if not chosen:
+        chosen.add(min(range(len(everything)), key=lambda i: (everything[i].n_bytes, i)))
+    return [everything[i] for i in sorted(chosen)]
+
+
+def evaluate(
+    recipe: Evaluation,
+    model_dir: Path,
+    corpus: Path,
+    context_bytes: int,
+    out: Path,
+    device: str = "auto",
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Score the Hugging Face model and tokenizer in `model_dir` on the test split of `corpus`.
+
+    Writes `out`/results.json, items.parquet and tasks/*.jsonl; returns the content of results.json, which is the same
+    for the same model, device kind and threads. Raises DataError where tokenizer or model cannot be compared.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _evaluate(recipe, model_dir, corpus, context_bytes, out, device)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _evaluate(
+    recipe: Evaluation, model_dir: Path, corpus: Path, context_bytes: int, out: Path, device: str
+) -> dict[str, Any]:
+    from evaluation.harness import IsotokLM
+    from evaluation.intrinsic import intrinsic
+    from evaluation.likelihood import TextEncoder, score_documents
+    from evaluation.tasks.generate import generate_tasks
+    from tokenization import load_tokenizer
+    from tokenization.corpus import read_documents
+
+    test = list(read_documents(corpus, "test"))
+    documents = choose_documents(test, recipe.max_bytes)
+    tokenizer = load_tokenizer(model_dir)
+    model = load_model(model_dir, device)
+    encoder = TextEncoder(tokenizer)
+    if len(encoder.bytes) > model.config.vocab_size:
+        raise DataError(f"{model_dir}: the tokenizer has {len(encoder.bytes)} ids, the model {model.config.vocab_size}")
+
+    encoded = [encoder(d.text, f"test document {d.id}") for d in documents]
+    total = sum(e.n_bytes for e in encoded)
+    with progress("bits per byte", total, "B") as advance:
+        scores = score_documents(model, encoded, context_bytes, encoder.eos_id, advance)
+    bpb = _bpb(documents, scores, context_bytes)
+    say(f"evaluate: {bpb['bits_per_byte']:.4f} bits per byte on {len(documents)} documents, {total / 1e3:,.0f} kB")
+
+    (out / "tasks").mkdir()
+    tasks = generate_tasks(_up_to(test, TASK_BYTES), recipe.tasks, recipe.items, recipe.seed, out / "tasks")
+    lm = IsotokLM(model, tokenizer, context_bytes=context_bytes, scoring=recipe.scoring, seed=recipe.seed)
+    task_results, task_rows = _run_tasks(lm, recipe, tasks, out / "tasks")
+    for name, figures in task_results.items():
+        if figures["n"]:
+            say(f"evaluate: {name} acc {figures['acc']:.3f} (chance {figures['chance']:.2f}), {figures['n']} items")
+
+    rows = _document_rows(documents, encoded, scores) + task_rows
+    results = {
+        "format": FORMAT,
+        "bpb": bpb,
+        "intrinsic": intrinsic([e.ids for e in encoded], total, encoder.bytes),
+        "tasks": task_results,
+        "samples": [
+            {"prompt": prompt, "text": lm.generate(prompt, _SAMPLE_BYTES, temperature=1.0)}
+            for prompt in sample_prompts(documents, recipe.samples)
+        ],
+        "evaluation_items_sha256": hash_key([[r["kind"], r["item"], r["item_hash"]] for r in rows], digits=64),
+    }
+    write_items(rows, out / "items.parquet")
+    write_json(out / "results.json", results)
+    return results
+
+
+def load_model(model_dir: Path, device: str) -> Any:
+    """The checkpoint in float32, ready to score. Local files only, no code from the folder."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={device}: no CUDA device here; use auto or cpu")
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{model_dir}: transformers cannot load this model ({error})") from error
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+    return model.to(name).eval()
+
+
+def sample_prompts(documents: Sequence[Any], n: int) -> list[str]:
+    """The beginnings of `n` documents spread over the chosen ones, about 200 bytes, cut after a line end (a prompt
+    that stops inside a line may stop inside what a superword tokenizer would merge)."""
+    prompts = []
+    for i in range(min(n, len(documents))):
+        text = documents[i * len(documents) // n].text
+        start = text.encode()[:_PROMPT_BYTES].decode(errors="ignore")
+        end = start.rfind("\n") + 1 or text.find("\n") + 1
+        prompts.append(text[:end] if 0 < end <= 4 * _PROMPT_BYTES else start)
+    return prompts
+
+
+def _up_to(documents: Sequence[Any], max_bytes: int) -> list[Any]:
+    kept: list[Any] = []
+    size = 0
+    for document in documents:
+        size += document.n_bytes
+        if kept and size > max_bytes:
+            break
+        kept.append(document)
+    return kept
+
+
+def _bpb(documents: Sequence[Any], scores: Sequence["DocumentScore"], context_bytes: int) -> dict[str, Any]:
+    import math
+
+    from evaluation.likelihood import bits_per_byte
+
+    def pool(picked: Sequence["DocumentScore"]) -> dict[str, Any]:
+        nats, n_bytes = math.fsum(s.nats for s in picked), sum(s.bytes for s in picked)
+        return {"bits_per_byte": bits_per_byte(nats, n_bytes), "nats": nats, "bytes": n_bytes}
+
+    domains = sorted({d.domain for d in documents})
+    return {
+        **pool(scores),
+        "tokens": sum(s.tokens for s in scores),
+        "documents": len(documents),
+        "separator_nats": math.fsum(s.separator_nats for s in scores),
+        "context_bytes": context_bytes,
+        "cut_windows": sum(s.cut_windows for s in scores),
+        "by_domain": {name: pool([s for d, s in zip(documents, scores) if d.domain == name]) for name in domains},
+    }
+
+
+def _run_tasks(
+    lm: Any, recipe: Evaluation, tasks: dict[str, list["Item"]], folder: Path
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Figures by task, and one row per item."""
+    import math
+
+    from evaluation.likelihood import bits_per_byte
+    from evaluation.tasks.generate import CHANCE
+    from evaluation.tasks.run import run_tasks
+
+    ran = run_tasks(lm, tasks, folder)
+    figures: dict[str, dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
+    for name, items in tasks.items():
+        figures[name] = {"n": len(items), "chance": CHANCE, "scoring": recipe.scoring}
+        if not items:
+            figures[name] |= dict.fromkeys(("acc", "acc_bytes", "acc_fewest_tokens", "gold_bits_per_byte", "version"))
+            say(f"evaluate: {name}: the test split yields no item; the task is missing")
+            continue
+        own = []
+        fewest = 0.0
+        for item, sample in zip(items, ran[name]["samples"]):
+            pairs = [lm.pair_scores[name, sample["doc_id"], item.context, choice] for choice in item.choices]
+            gold = pairs[item.gold]
+            shortest = [i for i, p in enumerate(pairs) if p.n_tokens == min(q.n_tokens for q in pairs)]
+            fewest += (item.gold in shortest) / len(shortest)
+            own.append(
+                {
+                    "kind": name,
+                    "item": item.id,
+                    "group": item.group,
+                    "domain": item.domain,
+                    "item_hash": item.hash,
+                    "bytes": gold.n_bytes,
+                    "tokens": gold.n_tokens,
+                    "nats": gold.nats,
+                    "gold": item.gold,
+                    "correct": bool(sample["acc"]),
+                    "correct_bytes": bool(sample["acc_bytes"]),
+                    "choice_nats": [p.nats for p in pairs],
+                    "choice_bytes": [len(choice.encode()) for choice in item.choices],
+                }
+            )
+        figures[name] |= {key: ran[name][key] for key in ("acc", "acc_bytes", "version")}
+        # What a model that knows nothing gets: every token equally likely, so the choice of fewest tokens wins. Above
+        # chance where the wrong choices are odd text, and different for each tokenizer.
+        figures[name]["acc_fewest_tokens"] = fewest / len(items)
+        figures[name]["gold_bits_per_byte"] = bits_per_byte(
+            math.fsum(r["nats"] for r in own), sum(r["bytes"] for r in own)
+        )
+        rows += own
+    return figures, rows
+
+
+def _document_rows(
+    documents: Sequence[Any], encoded: Sequence["Encoded"], scores: Sequence["DocumentScore"]
+) -> list[dict[str, Any]]:
+    import hashlib
+
+    return [
+        {
+            "kind": "document",
+            "item": document.id,
+            "group": document.group,
+            "domain": document.domain,
+            "item_hash": hashlib.sha256(document.text.encode()).hexdigest()[:16],
+            "bytes": e.n_bytes,
+            "tokens": score.tokens,
+            "nats": score.nats,
+            "separator_nats": score.separator_nats,
+        }
+        for document, e, score in zip(documents, encoded, scores)
+    ]
+
+
+def write_items(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """One row per scored document or item. `nats` are positive; `bytes` of a task's row are what its gold choice's
+    nats are over (with back-off that includes a tail of the context), `choice_bytes` the choices' own."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            ("kind", pa.string()),
+            ("item", pa.string()),
+            ("group", pa.string()),
+            ("domain", pa.string()),
+            ("item_hash", pa.string()),
+            ("bytes", pa.int64()),
+            ("tokens", pa.int64()),
+            ("nats", pa.float64()),
+            ("separator_nats", pa.float64()),
+            ("gold", pa.int64()),
+            ("correct", pa.bool_()),
+            ("correct_bytes", pa.bool_()),
+            ("choice_nats", pa.list_(pa.float64())),
+            ("choice_bytes", pa.list_(pa.int64())),
+        ]
+    )
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, compression="zstd")

@@ -1,0 +1,27 @@
+"""Errors a user is meant to read: one line that names the thing and the way out.
+
+The command line prints `str(error)` and exits with `error.exit_code`; the traceback shows with `--debug` only.
+Anything that is not an `IsotokError` is a bug in isotok.
+"""
+
+
+class IsotokError(Exception):
+    """Base of the errors that are the input's fault, not the code's."""
+
+    exit_code = 1
+
+
+class ConfigError(IsotokError):
+    """A key, value or combination in the config is wrong; the message names key, value and what is allowed."""
+
+    exit_code = 2
+
+
+class DataError(IsotokError):
+    """A corpus, file or artefact cannot be used; the message names file and record."""
+
+
+class InterruptedRun(IsotokError):
+    """A stage stopped on a signal, after leaving only what the same command can resume."""
+
+    exit_code = 130

@@ -1,0 +1,180 @@
+"""Files that are whole or absent: atomic writes, renames, locks, checksums, disk space."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from isotok.errors import DataError, IsotokError
+
+LOCK_STALE_S = 180.0
+_HEARTBEAT_S = 20.0
+
+
+def canonical_json(data: Any) -> str:
+    """JSON with sorted keys and no spaces: equal data, equal text."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def hash_key(data: Any, digits: int = 12) -> str:
+    """The first hex digits of the sha256 of canonical JSON: the key of an artefact."""
+    return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:digits]
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file or a folder's entries to disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    temp = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with open(temp, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temp.replace(path)
+    except OSError as error:
+        temp.unlink(missing_ok=True)
+        raise _space_error(error, path) from error
+    fsync_path(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, data: Any) -> None:
+    """`write_text` of indented JSON with sorted keys; refuses NaN."""
+    write_text(path, json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; DataError names the file when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; the artefact is incomplete, remove its folder and run again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}); remove its folder and run again") from None
+
+
+def publish_dir(partial: Path, final: Path) -> None:
+    """fsync every file of `partial`, then rename it to `final`, which must not exist."""
+    for root, _, names in os.walk(partial):
+        for name in names:
+            fsync_path(Path(root) / name)
+        fsync_path(Path(root))
+    partial.rename(final)
+    fsync_path(final.parent)
+
+
+def check_free_space(folder: Path, needed_bytes: float, what: str) -> None:
+    """Raise before a stage that would fill the disk half way."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise IsotokError(
+            f"{folder}: {free / 1e6:,.0f} MB free, {what} needs about {needed_bytes / 1e6:,.0f} MB; "
+            "free some space or set store=PATH to another disk"
+        )
+
+
+def _space_error(error: OSError, path: Path) -> Exception:
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return IsotokError(f"{path}: no space left on the disk; free some or set store=PATH to another disk")
+    return error
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, poll_s: float = 0.5, on_wait: Any = None) -> Iterator[None]:
+    """Hold `path` as a lock file: created exclusively, heartbeat by mtime, no fcntl (NFS).
+
+    It holds host, pid and job. A lock is stale when its process is gone (same host) or its heartbeat is older
+    than LOCK_STALE_S (another host); a stale one is taken over. `on_wait(owner)` is called once before waiting.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID", "")}
+    waited = False
+    while True:
+        try:
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            break
+        except FileExistsError:
+            if _stale(path):
+                _break_stale(path)
+                continue
+            if not waited and on_wait is not None:
+                on_wait(_read_owner(path))
+            waited = True
+            time.sleep(poll_s)
+    with os.fdopen(fd, "w") as file:
+        json.dump(owner, file)
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(_HEARTBEAT_S):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        path.unlink(missing_ok=True)
+
+
+def _read_owner(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _stale(path: Path) -> bool:
+    try:
+        age_s = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    owner = _read_owner(path)
+    if not owner:  # created a moment ago and not yet written, or torn by a crash
+        return age_s > 2 * _HEARTBEAT_S
+    if owner.get("host") == socket.gethostname():
+        try:
+            os.kill(int(owner["pid"]), 0)
+            return False
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+    return age_s > LOCK_STALE_S
+
+
+def _break_stale(path: Path) -> None:
+    # Renaming first makes sure that only one of several waiters removes it.
+    grave = path.with_name(f"{path.name}.stale.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(grave)
+        grave.unlink()

@@ -1,0 +1,50 @@
+"""Keyed random streams: what is drawn depends on a key such as (seed, epoch, index), never on global state."""
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from isotok.files import canonical_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def keyed_int(*key: str | int, bits: int = 64) -> int:
+    """An integer in [0, 2**bits) that depends on the key alone."""
+    digest = hashlib.blake2b(canonical_json(list(key)).encode(), digest_size=16).digest()
+    return int.from_bytes(digest, "big") >> (128 - bits)
+
+
+def keyed_rng(*key: str | int) -> "np.random.Generator":
+    """A numpy generator (Philox, counter-based) that depends on the key alone."""
+    import numpy as np
+
+    return np.random.Generator(np.random.Philox(key=keyed_int(*key, bits=128)))
+
+
+def permuted(index: int, size: int, *key: str | int) -> int:
+    """Where `index` goes under a keyed permutation of range(size), without a table.
+
+    A four-round Feistel network over the next even power of two, with cycle walking
+    (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+    """
+    if not 0 <= index < size:
+        raise IndexError(f"index {index} outside range({size})")
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    keys = [keyed_int("feistel", r, *key) for r in range(4)]
+    while True:
+        left, right = index >> half, index & mask
+        for k in keys:
+            left, right = right, left ^ (_mix(right ^ k) & mask)
+        index = (left << half) | right
+        if index < size:
+            return index
+
+
+def _mix(x: int) -> int:
+    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
+    x &= (1 << 64) - 1
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
+    return x ^ (x >> 31)

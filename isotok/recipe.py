@@ -1,0 +1,130 @@
+"""Recipes: frozen, keyword-only pydantic dataclasses that a YAML names through `_target_`.
+
+A recipe holds what a stage needs to know and nothing else. Fields that change only the speed of a result
+(workers, device, micro-batch, compile) are annotated `Impl[...]`: they are kept out of artefact keys.
+A user adds a tokenizer, model or corpus by writing one such class and one YAML in their own package;
+there is no registry.
+"""
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from isotok.errors import ConfigError
+
+T = TypeVar("T")
+
+OWN_PACKAGES = ("isotok", "tokenization", "modeling", "training", "evaluation", "scripts")
+
+
+class _ImplMark:
+    def __repr__(self) -> str:
+        return "impl"
+
+
+_IMPL = _ImplMark()
+Impl = Annotated[T, _IMPL]
+"""`workers: Impl[int] = 1`: changes how fast a result comes, never the result."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
+def recipe(cls: type[T]) -> type[T]:
+    """Class decorator: frozen, keyword-only, unknown keys refused, types, literals and ranges checked."""
+    wrapped = pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
+    wrapped.__isotok_recipe__ = True  # type: ignore[attr-defined]
+    return wrapped
+
+
+def is_recipe(obj: object) -> bool:
+    return getattr(type(obj), "__isotok_recipe__", False)
+
+
+def target(obj: object) -> str:
+    """The import path of a recipe's class, as YAML's `_target_` names it."""
+    return f"{type(obj).__module__}.{type(obj).__qualname__}"
+
+
+def impl_fields(cls: type) -> set[str]:
+    """Names of the fields that are marked `Impl`."""
+    hints = {}
+    for base in reversed(cls.__mro__):
+        hints.update(getattr(base, "__annotations__", {}))
+    return {name for name, hint in hints.items() if _IMPL in getattr(hint, "__metadata__", ())}
+
+
+def describe(obj: object, *, with_impl: bool = True) -> dict[str, Any]:
+    """The recipe as plain data with its `_target_`, every default filled in; `build(describe(r)) == r`.
+
+    With `with_impl=False` only what changes the result is left: this is what artefact keys hash.
+    """
+    skip = set() if with_impl else impl_fields(type(obj))
+    data: dict[str, Any] = {"_target_": target(obj)}
+    for field in dataclasses.fields(obj):  # type: ignore[arg-type]
+        if field.name in skip:
+            continue
+        value = getattr(obj, field.name)
+        if is_recipe(value):
+            value = describe(value, with_impl=with_impl)
+        elif isinstance(value, tuple | list):
+            value = [describe(v, with_impl=with_impl) if is_recipe(v) else v for v in value]
+        data[field.name] = value
+    return data
+
+
+def build(config: Mapping[str, Any], where: str, *, allow: tuple[str, ...] | None = None) -> Any:
+    """Build the recipe that `config["_target_"]` names from the other keys.
+
+    `where` is the config group, used to name keys in errors. `allow` limits the top-level packages a target
+    may come from: pass `OWN_PACKAGES` for a config read back from an artefact, which is data, not code.
+    Raises ConfigError naming key, value and what is allowed.
+    """
+    fields = dict(config)
+    path = fields.pop("_target_", None)
+    if not isinstance(path, str) or "." not in path:
+        raise ConfigError(f"{where}._target_={path!r}: needs a recipe's import path, 'package.module.Class'")
+    module_name, class_name = path.rsplit(".", 1)
+    if allow is not None and module_name.split(".")[0] not in allow:
+        raise ConfigError(f"{where}._target_={path}: only targets in {', '.join(allow)} are built from a saved config")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as error:
+        if error.name and not module_name.startswith(error.name):
+            raise
+        raise ConfigError(f"{where}._target_={path}: no module {module_name!r} (your own: plugins=[PATH])") from None
+    except AttributeError:
+        raise ConfigError(f"{where}._target_={path}: module {module_name!r} has no {class_name!r}") from None
+    if not getattr(cls, "__isotok_recipe__", False):
+        raise ConfigError(f"{where}._target_={path}: not a recipe (decorate the class with @isotok.recipe.recipe)")
+    for key, value in fields.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            fields[key] = build(value, f"{where}.{key}", allow=allow)
+    try:
+        return cls(**fields)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, cls, where)) from None
+
+
+def _explain(error: ValidationError, cls: type, where: str) -> str:
+    problems = []
+    names = [field.name for field in dataclasses.fields(cls)]
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "unexpected_keyword_argument":
+            close = difflib.get_close_matches(key, names, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            problems.append(f"{where}.{key}: unknown key of {cls.__name__}{hint} (allowed: {', '.join(names)})")
+        elif problem["type"] in ("missing", "missing_keyword_only_argument"):
+            problems.append(f"{where}.{key}: required by {cls.__name__} and not given")
+        elif not key:
+            problems.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
+        else:
+            problems.append(f"{where}.{key}={problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(problems)
+
+
+__all__ = ["OWN_PACKAGES", "Field", "Impl", "build", "describe", "impl_fields", "is_recipe", "recipe", "target"]

@@ -1,0 +1,305 @@
+"""The command line: `isotok COMMAND [KEY=VALUE …]`. Results go to stdout, everything else to stderr."""
+
+import contextlib
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from isotok.errors import ConfigError, IsotokError
+from isotok.progress import say
+from isotok.recipe import OWN_PACKAGES
+
+STAGES = ("corpus", "tokenizer", "encode", "pretrain", "evaluate")
+
+USAGE = """\
+isotok: at the same compute, which tokenizer makes the better language model?
+
+  isotok COMMAND [KEY=VALUE ...] [--cfg job] [-m] [--debug]
+
+The whole way
+  run         build every stage of an experiment and print the report's folder
+              isotok run experiment=demo
+              isotok run -m tokenizer=bpe,superbpe seed=0,1,2
+  plan        the arms as a table before anything is trained: sizes, budget, memory, time
+
+One stage (and what it needs); the artefact's folder is the last line of stdout
+  corpus      text: read, near-duplicates removed, split by work
+  tokenizer   vocabulary learned from the training split
+  encode      token ids
+  pretrain    checkpoint at a fixed budget
+  evaluate    bits per byte and small downstream tasks
+  report      the comparison of an experiment as HTML, CSV, Markdown and JSON
+
+Around it
+  ls          artefacts in the store (store=PATH)
+  rm KEY ...  remove artefacts by key, name or `partial`
+  worker DIR  train what DIR/run.json says (what `pretrain` starts)
+
+Options
+  --cfg job   print the composed config and stop
+  -m          comma lists become a grid
+  --debug     show the traceback of an error
+  --help      this text; after a command, its groups and keys as well
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; exits with 0, or with the error's exit code after one line on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    signal.signal(signal.SIGTERM, _terminate)  # a TERM is a Ctrl-C: children save and stop
+    try:
+        _check_own_packages()
+        _dispatch([argument for argument in arguments if argument != "--debug"])
+    except IsotokError as error:
+        if debug:
+            raise
+        print(f"isotok: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("isotok: interrupted; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _terminate(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    command, *rest = arguments
+    commands: dict[str, Callable[[list[str], bool], None]] = {
+        "run": _run,
+        "plan": _plan,
+        "report": _run,
+        "ls": _ls,
+        "rm": _rm,
+    }
+    commands["worker"] = _worker
+    for stage in STAGES:
+        commands[stage] = lambda overrides, multirun, stage=stage: _stage(stage, overrides)  # type: ignore[misc]
+    if command not in commands:
+        import difflib
+
+        close = difflib.get_close_matches(command, commands, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"{command}: no such command{hint} (commands: {', '.join(commands)})")
+    if "--help" in rest or "-h" in rest:
+        _help()
+        return
+    if "--version" in rest:
+        raise ConfigError("--version goes before a command")
+    multirun = "-m" in rest or "--multirun" in rest
+    overrides, show_config = _flags(rest)
+    if show_config:
+        _print_config(overrides)
+        return
+    commands[command](overrides, multirun)
+
+
+def _flags(rest: list[str]) -> tuple[list[str], bool]:
+    overrides, show_config = [], False
+    arguments = iter(rest)
+    for argument in arguments:
+        if argument in ("-m", "--multirun"):
+            continue
+        if argument in ("--cfg", "-c"):
+            if next(arguments, None) != "job":
+                raise ConfigError("--cfg: only `--cfg job` is known")
+            show_config = True
+        elif argument == "--cfg=job":
+            show_config = True
+        elif argument.startswith("-"):
+            raise ConfigError(f"{argument}: no such option (options: --cfg job, -m, --debug, --help)")
+        else:
+            overrides.append(argument)
+    return overrides, show_config
+
+
+def _print_config(overrides: list[str]) -> None:
+    from omegaconf import OmegaConf
+
+    from scripts.compose import compose
+
+    print(OmegaConf.to_yaml(OmegaConf.create(compose(overrides))), end="")
+
+
+def _help() -> None:
+    import yaml
+
+    from scripts.compose import CONFIG_DIR, GROUPS, group_options
+
+    print(USAGE)
+    print("Groups, as GROUP=NAME")
+    for group in (*GROUPS, "experiment", "debug"):
+        print(f"  {group:<12}{', '.join(group_options(group))}")
+    print("\nKeys, as GROUP.KEY=VALUE (shown for the defaults; `--cfg job` shows them for your choice)")
+    defaults: list[Any] = yaml.safe_load((CONFIG_DIR / "config.yaml").read_text())["defaults"]
+    chosen = {k: v for entry in defaults if isinstance(entry, dict) for k, v in entry.items() if k in GROUPS}
+    for group, name in chosen.items():
+        print(f"\n  {group} ({name})")
+        for line in (CONFIG_DIR / group / f"{name}.yaml").read_text().splitlines():
+            if line and not line.startswith("_target_"):
+                print(f"    {line}")
+    print("\n  top level")
+    text = (CONFIG_DIR / "config.yaml").read_text()
+    for line in text[text.index("seed:") :].splitlines():
+        print(f"    {line}".rstrip())
+
+
+def _run(overrides: list[str], multirun: bool) -> None:
+    from scripts.compose import build_experiment
+    from scripts.graph import Graph, ancestors
+    from scripts.local import run_graph
+    from scripts.store import Store
+
+    start = time.monotonic()
+    experiment = build_experiment(overrides, multirun=multirun)
+    store, graph = Store(experiment.store), Graph()
+    jobs, threads = _jobs(experiment)
+    report = graph.report(experiment)
+    missing = [node for node in ancestors([report]) if not store.has(node)]
+    if not store.has(report) and any(node.stage == "pretrain" for node in missing):
+        # Data first, then every arm's budget, so that a bad one is refused before any training.
+        data = [graph.encode(run) for run in experiment.runs()]
+        run_graph(data, store, jobs=jobs, threads=threads, plugins=experiment.plugins)
+        from scripts.plan import plan_experiment, print_plan
+
+        print_plan(plan_experiment(experiment, graph, store), file=sys.stderr)
+    run_graph([report], store, jobs=jobs, threads=threads, plugins=experiment.plugins)
+    folder = store.folder(report)
+    if store.has(report) and not missing:
+        say("nothing to do: every artefact exists")
+    say(f"report: {folder / 'report.html'} ({time.monotonic() - start:.0f} s)")
+    print(folder)
+
+
+def _plan(overrides: list[str], multirun: bool) -> None:
+    from scripts.compose import build_experiment
+    from scripts.graph import Graph
+    from scripts.local import run_graph
+    from scripts.plan import plan_experiment, print_plan
+    from scripts.store import Store
+
+    experiment = build_experiment(overrides, multirun=multirun)
+    store, graph = Store(experiment.store), Graph()
+    jobs, threads = _jobs(experiment)
+    unknown = [run for run in experiment.runs() if run.assume.bytes_per_token is None]
+    data = [graph.encode(run) for run in unknown]
+    run_graph(data, store, jobs=jobs, threads=threads, plugins=experiment.plugins)
+    print_plan(plan_experiment(experiment, graph, store, measure=True), file=sys.stdout)
+
+
+def _stage(stage: str, overrides: list[str]) -> None:
+    from scripts.compose import add_plugins, build_run, compose
+    from scripts.graph import Graph
+    from scripts.local import run_graph
+    from scripts.store import Store
+
+    config = compose(overrides)
+    add_plugins(config["plugins"])
+    if config["arms"]:
+        say(f"{stage}: the experiment's arms are left aside, the config is built as given")
+    run = build_run(config)
+    node = getattr(Graph(), stage)(run)
+    store = Store(Path(config["store"]))
+    run_graph([node], store, jobs=1, threads=run.engine.threads, plugins=config["plugins"])
+    print(store.folder(node))
+
+
+def _worker(arguments: list[str], multirun: bool) -> None:
+    if len(arguments) != 1:
+        raise ConfigError("worker: needs one folder with a run.json, like `isotok worker RUN_DIR`")
+    from scripts.stages import run_worker
+
+    folder = Path(arguments[0])
+    run_worker(folder)
+    print(folder)
+
+
+def _ls(overrides: list[str], multirun: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    store = _store(overrides)
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "name", "state", "MB", "finished", "wall s"):
+        table.add_column(column, justify="right" if column in ("MB", "wall s") else "left", no_wrap=True)
+    for entry in store.entries():
+        finished, wall = entry.manifest.get("finished", ""), entry.manifest.get("wall_s", "")
+        state = "complete" if entry.complete else "partial"
+        table.add_row(entry.stage, entry.path.name, state, f"{entry.n_bytes / 1e6:.1f}", finished, str(wall))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _rm(arguments: list[str], multirun: bool) -> None:
+    names = [argument for argument in arguments if "=" not in argument]
+    store = _store([argument for argument in arguments if "=" in argument])
+    if not names:
+        raise ConfigError(
+            "rm: name what to remove: a key, an artefact's name, or `partial` for what was left half-built"
+        )
+    for name in names:
+        if name == "partial":
+            found = [entry for entry in store.entries() if not entry.complete]
+        else:
+            found = [e for e in store.entries() if name in (e.path.name, e.path.name.rsplit("-", 1)[-1])]
+            if not found:
+                raise ConfigError(f"rm {name}: no such artefact in {store.root} (`isotok ls` lists them)")
+        for entry in found:
+            store.remove(entry)
+            print(entry.path)
+
+
+def _store(overrides: list[str]) -> Any:
+    from scripts.store import Store
+
+    root = "runs"
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key != "store":
+            raise ConfigError(f"{key}: only store=PATH goes here")
+        root = value
+    return Store(Path(root))
+
+
+def _jobs(experiment: Any) -> tuple[int, int]:
+    threads = max(run.engine.threads for run in experiment.runs())
+    if experiment.jobs == "auto":
+        on_gpu = Path("/dev/nvidia0").exists() and any(run.engine.device != "cpu" for run in experiment.runs())
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return 1 if on_gpu else max(1, cores // threads), threads
+    if not isinstance(experiment.jobs, int) or experiment.jobs < 1:
+        raise ConfigError(f"jobs={experiment.jobs!r}: auto or a whole number from 1 is needed")
+    return experiment.jobs, threads
+
+
+def _check_own_packages() -> None:
+    """Refuse to run when a folder of the user's shadows one of isotok's packages."""
+    here = Path(__file__).resolve().parent.parent
+    for name in OWN_PACKAGES:
+        spec = None
+        with contextlib.suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is None or here not in origin.parents:
+            found = origin.parent if origin else "a folder without __init__.py"
+            raise ConfigError(
+                f"package {name!r} is shadowed by {found}; run isotok from another folder or rename that one"
+            )
+
+
+if __name__ == "__main__":
+    main()

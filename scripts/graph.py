@@ -1,0 +1,120 @@
+"""Recipes → the graph of artefacts, keyed by everything that changes a result and nothing else."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from isotok.files import hash_key
+from isotok.recipe import describe
+from scripts.compose import Experiment, Run
+from scripts.store import Node
+
+# Bump a stage's format when the same recipe and inputs come to give another result or another layout.
+FORMATS = {"corpus": 1, "tokenizer": 1, "encode": 1, "pretrain": 1, "evaluate": 1, "reference": 1, "report": 1}
+
+
+class Graph:
+    """Makes nodes and keeps what is costly to know twice: fingerprints of corpora."""
+
+    def __init__(self) -> None:
+        self._fingerprints: dict[str, dict[str, Any]] = {}
+
+    def corpus(self, run: Run) -> Node:
+        recipe = describe(run.corpus, with_impl=False)
+        ident = hash_key(recipe)
+        if ident not in self._fingerprints:
+            self._fingerprints[ident] = run.corpus.fingerprint()
+        fingerprint = self._fingerprints[ident]
+        return _node("corpus", run.corpus.label, {}, {"corpus": run.corpus}, extra={"fingerprint": fingerprint})
+
+    def tokenizer(self, run: Run) -> Node:
+        return _node("tokenizer", run.tokenizer.label, {"corpus": self.corpus(run)}, {"tokenizer": run.tokenizer})
+
+    def encode(self, run: Run) -> Node:
+        inputs = {"corpus": self.corpus(run), "tokenizer": self.tokenizer(run)}
+        return _node("encode", run.tokenizer.label, inputs, {})
+
+    def pretrain(self, run: Run) -> Node:
+        encoded = self.encode(run)
+        recipes = {name: getattr(run, name) for name in ("model", "transform", "budget", "training")}
+        plain = run.transform.label == "plain"
+        label = run.tokenizer.label if plain else f"{run.tokenizer.label}-{run.transform.label}"
+        return _node(
+            "pretrain",
+            f"{run.model.label}-{label}-s{run.seed}",
+            {**encoded.inputs, "encode": encoded},
+            recipes,
+            extra={"seed": run.seed},
+            impl={"engine": describe(run.engine)},
+            resumable=True,
+        )
+
+    def evaluate(self, run: Run) -> Node:
+        trained = self.pretrain(run)
+        inputs = {"corpus": trained.inputs["corpus"], "tokenizer": trained.inputs["tokenizer"], "pretrain": trained}
+        extra = {"context_bytes": run.budget.context_bytes}
+        recipes = {"evaluation": run.evaluation}
+        return _node("evaluate", trained.name, inputs, recipes, extra=extra, impl={"engine": describe(run.engine)})
+
+    def reference(self, run: Run) -> Node:
+        corpus = self.corpus(run)
+        return _node("reference", corpus.name, {"corpus": corpus}, {"evaluation": run.evaluation})
+
+    def report(self, experiment: Experiment) -> Node:
+        inputs: dict[str, Node] = {}
+        for arm in experiment.arms:
+            for seed, run in arm.runs.items():
+                inputs[f"{arm.name}/{seed}"] = self.evaluate(run)
+        inputs["reference"] = self.reference(experiment.runs()[0])
+        extra = {
+            "experiment": experiment.name,
+            "study": describe(experiment.study),
+            "arms": [
+                {"name": arm.name, "overrides": list(arm.overrides), "seeds": list(arm.runs)} for arm in experiment.arms
+            ],
+        }
+        return _node("report", experiment.name, inputs, {}, extra=extra)
+
+
+def ancestors(nodes: Iterable[Node]) -> list[Node]:
+    """The nodes and all they need, each once, inputs before users."""
+    ordered: dict[Node, None] = {}
+
+    def visit(node: Node) -> None:
+        if node not in ordered:
+            for made in node.inputs.values():
+                visit(made)
+            ordered[node] = None
+
+    for node in nodes:
+        visit(node)
+    return list(ordered)
+
+
+def _node(
+    stage: str,
+    name: str,
+    inputs: dict[str, Node],
+    recipes: dict[str, Any],
+    *,
+    extra: dict[str, Any] | None = None,
+    impl: dict[str, Any] | None = None,
+    resumable: bool = False,
+) -> Node:
+    identity = {
+        "stage": stage,
+        "format": FORMATS[stage],
+        "recipes": {group: describe(made, with_impl=False) for group, made in recipes.items()},
+        "inputs": {role: made.key for role, made in inputs.items()},
+        "extra": extra or {},
+    }
+    config = {group: describe(made) for group, made in recipes.items()} | (extra or {}) | (impl or {})
+    safe = "".join(char if char.isalnum() or char in "._-=" else "-" for char in name)[:80]
+    return Node(
+        stage=stage,
+        name=safe,
+        key=hash_key(identity),
+        format=FORMATS[stage],
+        inputs=inputs,
+        config=config,
+        resumable=resumable,
+    )

@@ -1,0 +1,190 @@
+"""`isotok plan`: what each arm would cost and where the comparison is unequal, before anything is trained."""
+
+import dataclasses
+import sys
+import time
+from typing import IO, TYPE_CHECKING, Any
+
+from isotok.errors import ConfigError
+from isotok.progress import say
+from scripts.compose import Experiment, Run
+from scripts.graph import Graph
+from scripts.store import Store
+
+if TYPE_CHECKING:
+    from training.budget import Plan
+
+TIMED_STEPS = 3
+TIMED_PARAMETERS = 200_000_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One arm of the table. memory_bytes is an estimate; seconds a measurement of a few steps, None if not taken."""
+
+    arm: str
+    runs: int
+    vocab_size: int
+    total_parameters: int
+    body_parameters: int
+    head_share: float
+    plan: "Plan"
+    memory_bytes: float
+    seconds: float | None
+    assumed: bool
+
+
+def plan_experiment(experiment: Experiment, graph: Graph, store: Store, *, measure: bool = False) -> list[Row]:
+    """A row an arm, from its token data or, where there is none yet, from `assume`.
+
+    Raises ConfigError naming the arm whose budget cannot be met.
+    """
+    rows = []
+    for arm in experiment.arms:
+        run = next(iter(arm.runs.values()))
+        try:
+            rows.append(_row(arm.name, len(arm.runs), run, graph, store, measure))
+        except ConfigError as error:
+            raise ConfigError(f"arm {arm.name}: {error}") from None
+    return rows
+
+
+def _row(name: str, runs: int, run: Run, graph: Graph, store: Store, measure: bool) -> Row:
+    from modeling.flops import forward_flops_per_token
+    from modeling.init import count_parameters
+    from tokenization import TokenData, load_tokenizer
+    from training.budget import plan_run, resolve_budget
+
+    assumed = run.assume.bytes_per_token is not None
+    if assumed:
+        # No data is read for an assumed arm, not even a fingerprint.
+        vocab_size = getattr(run.tokenizer, "vocab_size", 256) + 1
+        train_bytes = run.assume.train_bytes or float("inf")
+        plan = resolve_budget(
+            run.budget,
+            run.model,
+            run.training,
+            vocab_size=vocab_size,
+            eos_id=vocab_size - 1,
+            bytes_per_token=run.assume.bytes_per_token or 1.0,
+            train_bytes=train_bytes,
+        )
+    else:
+        encoded = graph.encode(run)
+        data = TokenData.open(store.folder(encoded), "train")
+        vocab_size = data.vocab_size
+        tokenizer = load_tokenizer(store.folder(encoded.inputs["tokenizer"]))
+        plan = plan_run(run.budget, run.model, run.training, run.transform, data, tokenizer)
+    config = run.model.config(vocab_size, plan.context_tokens, vocab_size - 1)
+    parameters = count_parameters(config)
+    terms = forward_flops_per_token(config, plan.context_tokens)
+    timed = measure and parameters.total <= TIMED_PARAMETERS
+    return Row(
+        arm=name,
+        runs=runs,
+        vocab_size=vocab_size,
+        total_parameters=parameters.total,
+        body_parameters=parameters.body,
+        head_share=terms["head"] / sum(terms.values()),
+        plan=plan,
+        memory_bytes=_memory_bytes(config, parameters.total, plan),
+        seconds=_step_seconds(config, run, plan) * plan.stop_step if timed else None,
+        assumed=assumed,
+    )
+
+
+def warnings(rows: list[Row]) -> list[str]:
+    """What makes the arms unequal or the result weak, a line each."""
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        for warning in row.plan.warnings:
+            lines.setdefault(warning, []).append(row.arm)
+    found = [f"{', '.join(arms)}: {warning}" for warning, arms in lines.items()]
+    for what, values in (
+        ("body (non-embedding) parameters", {row.body_parameters for row in rows}),
+        ("total parameters", {row.total_parameters for row in rows}),
+    ):
+        if len(values) > 1:
+            found.append(f"models differ in {what}: {min(values):,} to {max(values):,}")
+    if any(row.assumed for row in rows):
+        arms = ", ".join(row.arm for row in rows if row.assumed)
+        found.append(f"{arms}: bytes per token assumed (assume.bytes_per_token), not measured")
+    return found
+
+
+def print_plan(rows: list[Row], file: IO[str] = sys.stdout) -> None:
+    """The table and its warnings."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    columns: dict[str, Any] = {
+        "arm": lambda r: r.arm + (f" ×{r.runs}" if r.runs > 1 else ""),
+        "vocab": lambda r: f"{r.vocab_size:,}",
+        "params": lambda r: _short(r.total_parameters),
+        "body": lambda r: _short(r.body_parameters),
+        "head": lambda r: f"{r.head_share:.0%}",
+        "bytes/tok": lambda r: f"{r.plan.bytes_per_token:.2f}",
+        "context": lambda r: f"{r.plan.context_tokens}",
+        "rows": lambda r: f"{r.plan.rows}",
+        "steps": lambda r: f"{r.plan.stop_step:,}",
+        "FLOPs": lambda r: f"{r.plan.flops:.3g}",
+        "tokens": lambda r: _short(r.plan.tokens),
+        "bytes": lambda r: _short(r.plan.bytes),
+        "passes": lambda r: f"{r.plan.passes:.2f}",
+        "memory": lambda r: _short(r.memory_bytes) + "B",
+    }
+    if any(row.seconds is not None for row in rows):
+        columns["time/run"] = lambda r: "" if r.seconds is None else _duration(r.seconds)
+    for name in columns:
+        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(show(row) for show in columns.values()))
+    console = Console(file=file, width=None if file.isatty() else 180)
+    console.print(table)
+    for warning in warnings(rows):
+        console.print(f"! {warning}", markup=False, highlight=False)
+
+
+def _memory_bytes(config: Any, parameters: int, plan: "Plan") -> float:
+    # Weights, gradients, two moments in fp32; saved activations a layer; logits, their log-softmax and gradient.
+    ids = plan.rows * plan.context_tokens
+    width, heads = config.hidden_size, config.num_attention_heads
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    activations = 4 * ids * config.num_hidden_layers * (10 * width + 3 * inner + heads * plan.context_tokens)
+    return 16 * parameters + activations + 3 * 4 * ids * config.vocab_size
+
+
+def _step_seconds(config: Any, run: Run, plan: "Plan") -> float:
+    """Seconds a training step, the fastest of a few on random ids."""
+    import torch
+
+    from modeling.init import build_model
+    from training.engines import prepare
+
+    say(f"measuring {TIMED_STEPS} steps of {run.model.label} with a vocabulary of {config.vocab_size:,}")
+    torch.set_num_threads(run.engine.threads)
+    engine = prepare(build_model(config, 0), run.training, run.engine)
+    ids = torch.randint(config.vocab_size, (plan.rows, plan.context_tokens), device=engine.device)
+    best = float("inf")
+    for _ in range(1 + TIMED_STEPS):
+        start = time.perf_counter()
+        with engine.autocast():
+            loss = engine.model(input_ids=ids, labels=ids).loss
+        engine.micro_backward(loss, True)
+        float(engine.update(0.0))
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _short(number: float) -> str:
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

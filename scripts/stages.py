@@ -1,0 +1,158 @@
+"""One function a stage: explicit inputs (folders, recipes) and an output folder, whose figures go to the manifest.
+
+`build_node` is what executors call: it holds the store's lock, runs the stage and publishes the artefact.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from isotok.errors import IsotokError
+from isotok.files import check_free_space, read_json, write_json
+from isotok.progress import say
+from isotok.recipe import build
+from scripts.store import Node, Store
+
+Folders = dict[str, Path]
+Figures = dict[str, Any]
+
+
+def build_node(node: Node, store: Store) -> Path:
+    """Build one artefact whose inputs exist, or find it built; returns its folder."""
+    folders = {role: store.folder(made) for role, made in node.inputs.items()}
+    with store.building(node) as place:
+        if place is not None:
+            out, figures = place
+            say(f"{node.stage}: {node.name}")
+            check_free_space(out, 50e6, f"stage {node.stage}")
+            try:
+                figures.update(_STAGES[node.stage](node, folders, out))
+            except OSError as error:
+                raise IsotokError(f"{node.stage} {node.name}: {_say_os_error(error)}") from error
+    return store.folder(node)
+
+
+def _corpus(node: Node, folders: Folders, out: Path) -> Figures:
+    from tokenization import build_corpus
+
+    return build_corpus(build(node.config["corpus"], "corpus"), out)
+
+
+def _tokenizer(node: Node, folders: Folders, out: Path) -> Figures:
+    from tokenization import train_tokenizer
+
+    return train_tokenizer(build(node.config["tokenizer"], "tokenizer"), folders["corpus"], out)
+
+
+def _encode(node: Node, folders: Folders, out: Path) -> Figures:
+    from tokenization import encode_corpus
+
+    return encode_corpus(folders["corpus"], folders["tokenizer"], out)
+
+
+def _pretrain(node: Node, folders: Folders, out: Path) -> Figures:
+    spec = {
+        "label": node.name,
+        "seed": node.config["seed"],
+        "corpus": str(folders["corpus"].resolve()),
+        "tokenizer": str(folders["tokenizer"].resolve()),
+        "tokens": str(folders["encode"].resolve()),
+        **{group: node.config[group] for group in ("model", "transform", "budget", "training", "engine")},
+    }
+    write_json(out / "run.json", spec)
+    return run_worker(out)
+
+
+def run_worker(run_dir: Path) -> Figures:
+    """Train what RUN_DIR/run.json says, with validation in bits per byte on the corpus' own split.
+
+    Reads run.json and the folders it names, writes into RUN_DIR only, resumes from its newest valid checkpoint.
+    """
+    from evaluation.likelihood import Validator
+    from tokenization import load_tokenizer, read_documents
+    from training.worker import run
+
+    spec = read_json(run_dir / "run.json")
+    texts: list[str] = []
+    wanted = spec["training"]["validation_bytes"]
+    for document in read_documents(Path(spec["corpus"]), "validation"):
+        if sum(len(text.encode()) for text in texts) >= wanted:
+            break
+        texts.append(document.text)
+    validator = Validator(load_tokenizer(Path(spec["tokenizer"])), texts, spec["budget"]["context_bytes"])
+    return run(run_dir, validator)
+
+
+def _evaluate(node: Node, folders: Folders, out: Path) -> Figures:
+    from evaluation.evaluate import evaluate
+
+    engine = build(node.config["engine"], "engine")
+    return evaluate(
+        build(node.config["evaluation"], "evaluation"),
+        model_dir=folders["pretrain"] / "model",
+        corpus=folders["corpus"],
+        context_bytes=node.config["context_bytes"],
+        out=out,
+        device=engine.device,
+        threads=engine.threads,
+    )
+
+
+def _reference(node: Node, folders: Folders, out: Path) -> Figures:
+    from evaluation.reference import write_reference
+
+    return write_reference(build(node.config["evaluation"], "evaluation"), folders["corpus"], out)
+
+
+def _report(node: Node, folders: Folders, out: Path) -> Figures:
+    from evaluation.report import write_report
+
+    study = node.config["study"]
+    arms = []
+    for arm in node.config["arms"]:
+        runs = []
+        for seed in arm["seeds"]:
+            evaluated = node.inputs[f"{arm['name']}/{seed}"]
+            trained = evaluated.inputs["pretrain"]
+            store = Store(out.parent.parent)
+            made = {"evaluate": evaluated, "pretrain": trained, **trained.inputs}
+            runs.append({"seed": seed, **{role: str(store.folder(n).resolve()) for role, n in made.items()}})
+        arms.append({"name": arm["name"], "overrides": arm["overrides"], "runs": runs})
+    names = [arm["name"] for arm in arms]
+    baseline = study["baseline"] or names[0]
+    others = [name for name in names if name != baseline]
+    spec = {
+        "experiment": node.config["experiment"],
+        "title": study["title"] or node.config["experiment"],
+        "notes": study["notes"],
+        "arms": arms,
+        "baseline": baseline,
+        "endpoint": {
+            "metric": "bits_per_byte",
+            "arms": [study["endpoint_arm"] or (others[0] if others else baseline), baseline],
+            "direction": "lower",
+            "smallest_difference": study["smallest_difference"],
+        },
+        "reference": str(folders["reference"].resolve()),
+    }
+    return write_report(spec, out)
+
+
+_STAGES: dict[str, Callable[[Node, Folders, Path], Figures]] = {
+    "corpus": _corpus,
+    "tokenizer": _tokenizer,
+    "encode": _encode,
+    "pretrain": _pretrain,
+    "evaluate": _evaluate,
+    "reference": _reference,
+    "report": _report,
+}
+
+
+def _say_os_error(error: OSError) -> str:
+    import errno
+
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}no space left on the disk; free some or set store=PATH to another disk, then run again"
+    return f"{where}{error.strerror or error}"

@@ -1,0 +1,75 @@
+"""Token data: exact ids and bytes, loadable by `datasets`, torn shards named."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from isotok.errors import DataError
+from tokenization import BPE, ByteLevel, SuperBPE, TokenData, encode_corpus, encode_text, load_tokenizer, read_documents
+from tokenization import encode as encode_module
+from tokenization.tokenizer import save_tokenizer
+
+
+@pytest.fixture(
+    scope="module", params=[ByteLevel(), BPE(vocab_size=330), SuperBPE(vocab_size=400)], ids=lambda r: r.label
+)
+def data(request, tiny_corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "tokenizer").mkdir()
+    (folder / "tokens").mkdir()
+    save_tokenizer(request.param.train([d.text for d in read_documents(tiny_corpus, "train")]), folder / "tokenizer")
+    encode_corpus(tiny_corpus, folder / "tokenizer", folder / "tokens")
+    return folder
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_ids_are_the_tokenizers_and_bytes_are_the_sources(data, tiny_corpus, split):
+    tokenizer = load_tokenizer(data / "tokenizer")
+    tokens = TokenData.open(data / "tokens", split)
+    documents = list(read_documents(tiny_corpus, split))
+    assert len(tokens) == len(documents)
+    for unit, document in enumerate(documents):
+        assert list(tokens.ids(unit)) == [*encode_text(tokenizer, document.text), tokenizer.eos_token_id]
+        assert tokens.n_bytes[unit] == len(document.text.encode())
+        assert tokens.id_bytes[tokens.ids(unit)].sum() == tokens.n_bytes[unit]
+    assert tokens.n_tokens == sum(len(tokens.ids(unit)) for unit in range(len(tokens)))
+    assert tokens.vocab_size == len(tokenizer)
+
+
+def test_loads_with_datasets(data):
+    loaded = datasets.load_from_disk(str(data / "tokens"))
+    tokens = TokenData.open(data / "tokens", "train")
+    assert set(loaded) == {"train", "validation", "test"}
+    assert loaded["train"][3]["ids"] == list(tokens.ids(3))
+    assert loaded["train"].features["ids"].feature.dtype == "uint16"
+
+
+def test_view_is_zero_copy_and_index_is_checked(data):
+    tokens = TokenData.open(data / "tokens", "train")
+    assert not tokens.ids(0).flags.owndata
+    with pytest.raises(IndexError):
+        tokens.ids(len(tokens))
+
+
+def test_many_shards_read_as_one(tiny_corpus, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(encode_module, "SHARD_TOKENS", 1)
+    monkeypatch.setattr(encode_module, "FLUSH_TOKENS", 500)
+    encode_corpus(tiny_corpus, data / "tokenizer", tmp_path)
+    assert len(list((tmp_path / "train").glob("*.arrow"))) > 3
+    whole, split = TokenData.open(data / "tokens", "train"), TokenData.open(tmp_path, "train")
+    assert all(np.array_equal(whole.ids(u), split.ids(u)) for u in range(len(whole)))
+    assert len(datasets.load_from_disk(str(tmp_path))["train"]) == len(whole)
+
+
+def test_torn_and_missing_shards_are_named(tiny_corpus, data, tmp_path):
+    encode_corpus(tiny_corpus, data / "tokenizer", tmp_path)
+    shard: Path = tmp_path / "train" / "data-00000.arrow"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="data-00000.arrow"):
+        TokenData.open(tmp_path, "train")
+    shard.unlink()
+    with pytest.raises(DataError, match="data-00000.arrow"):
+        TokenData.open(tmp_path, "train")

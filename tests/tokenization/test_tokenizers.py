@@ -1,0 +1,183 @@
+"""Tokenizers against the library, hand-worked cases and arbitrary Unicode."""
+
+import argparse
+import decimal
+import difflib
+import heapq
+import json
+import optparse
+import pickletools
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from isotok.errors import DataError
+from tokenization import BPE, ByteLevel, SuperBPE, encode_text, load_tokenizer, token_bytes
+from tokenization.bpe import learn_merges, merges_of
+from tokenization.pretokenize import feed_units, pretokenizer
+from tokenization.tokenizer import save_tokenizer
+
+# Prose that is on every machine: the standard library's own documentation.
+TEXTS = [str(module.__doc__) for module in (argparse, decimal, difflib, heapq, optparse, pickletools, random)] * 2
+RECIPES = [ByteLevel(), BPE(vocab_size=330), SuperBPE(vocab_size=400, transition=0.85)]
+
+
+@pytest.fixture(scope="module", params=RECIPES, ids=lambda r: r.label)
+def trained(request, tmp_path_factory):
+    tokenizer = request.param.train(TEXTS)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(tokenizer, folder)
+    return tokenizer, load_tokenizer(folder), folder
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text())
+def test_round_trip_of_any_unicode(trained, text):
+    tokenizer, loaded, _ = trained
+    ids = encode_text(tokenizer, text)
+    assert loaded.decode(ids) == text
+    assert encode_text(loaded, text) == ids
+    pieces = token_bytes(loaded)
+    assert b"".join(pieces[i] for i in ids) == text.encode()
+
+
+@pytest.mark.parametrize("text", ["a <|endoftext|> b", "\x00\r\n\t", "  \n\n  x", "日本語 🎉 naïve", "'s 's 12345"])
+def test_horrible_strings_and_special_strings_are_text(trained, text):
+    tokenizer, loaded, _ = trained
+    ids = encode_text(loaded, text)
+    assert loaded.decode(ids) == text
+    assert tokenizer.eos_token_id not in ids
+
+
+def test_folder_loads_with_transformers_alone(trained):
+    tokenizer, _, folder = trained
+    auto = AutoTokenizer.from_pretrained(folder)
+    text = "By the way <|endoftext|>, of the sea"
+    assert auto(text)["input_ids"] == encode_text(tokenizer, text)
+    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] not in (
+        "GPT2Tokenizer",
+        "GPT2TokenizerFast",
+    )
+    sizes = np.load(folder / "id_bytes.npy")
+    assert len(sizes) == len(auto) and sizes[auto.eos_token_id] == 0
+
+
+def test_vocabulary_size_is_exact_without_specials(trained):
+    tokenizer, _, folder = trained
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert metadata["vocab_size"] == len(tokenizer) - 1
+    assert len(set(token_bytes(tokenizer)) - {b""}) == len(tokenizer) - 1  # no two entries of the same bytes
+
+
+def test_byte_level_is_one_id_a_byte_in_byte_order():
+    tokenizer = ByteLevel().train([])
+    assert token_bytes(tokenizer)[:256] == [bytes([b]) for b in range(256)]
+    assert encode_text(tokenizer, "aé") == [97, 0xC3, 0xA9]
+
+
+def test_bpe_equals_the_library_trained_directly():
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    reference = Tokenizer(models.BPE())
+    reference.pre_tokenizer = pretokenizer("superbpe_stage1")
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    lines = [line for text in TEXTS for line in text.splitlines(keepends=True)]
+    reference.train_from_iterator(lines, trainer)
+    assert learn_merges(TEXTS, 64, "superbpe_stage1", "line") == merges_of(reference)
+
+
+def test_superbpe_at_full_transition_is_its_bpe_control():
+    bpe, full = BPE(vocab_size=330).train(TEXTS), SuperBPE(vocab_size=330, transition=1.0).train(TEXTS)
+    assert merges_of(bpe.backend_tokenizer) == merges_of(full.backend_tokenizer)
+
+
+def test_superbpe_inherits_stage1_verbatim_and_compresses_better():
+    recipe = SuperBPE(vocab_size=400, transition=0.85)
+    tokenizer = recipe.train(TEXTS)
+    merges = merges_of(tokenizer.backend_tokenizer)
+    inherited = learn_merges(TEXTS, recipe.transition_entries - 256, "superbpe_stage1", "line")
+    assert merges[: len(inherited)] == inherited
+    bpe = BPE(vocab_size=400).train(TEXTS)
+    assert sum(len(encode_text(tokenizer, t)) for t in TEXTS) < sum(len(encode_text(bpe, t)) for t in TEXTS)
+
+
+def _entries_after(tokenizer, lines_feed_merges: int) -> list[str]:
+    return [left + right for left, right in merges_of(tokenizer.backend_tokenizer)[lines_feed_merges:]]
+
+
+def test_hand_worked_superwords():
+    # Stage 1 to exhaustion gives nine merges; stage 2 then joins words by falling counts.
+    texts = ["by the way\n"] * 5 + ["by the bay\n"] * 3 + ["the way\n"] * 2
+    tokenizer = SuperBPE(vocab_size=256 + 9 + 3, transition=256 + 9).train([text.rstrip("\n") for text in texts])
+    assert merges_of(tokenizer.backend_tokenizer) == [
+        ("a", "y"), ("h", "e"), ("t", "he"), ("b", "y"), ("Ġ", "the"), ("w", "ay"), ("Ġ", "way"), ("b", "ay"),
+        ("Ġ", "bay"), ("by", "Ġthe"), ("byĠthe", "Ġway"), ("byĠthe", "Ġbay"),
+    ]  # fmt: skip
+
+
+def test_vetoes_colon_space_and_word_count():
+    colon = ["A: b c"] * 4 + ["A: b d"] * 3
+    with_veto = SuperBPE(vocab_size=256 + 3 + 3, transition=256 + 3).train(colon)
+    assert _entries_after(with_veto, 3) == ["A:", "ĠbĠc", "ĠbĠd"]
+    without = SuperBPE(vocab_size=256 + 3 + 1, transition=256 + 3, forbid_colon_space=False).train(colon)
+    assert _entries_after(without, 3) == [":Ġb"]
+
+    words = ["a b c d e f"] * 6
+    tokenizer = SuperBPE(vocab_size=256 + 5 + 4, transition=256 + 5).train(words)
+    assert _entries_after(tokenizer, 5) == ["aĠb", "ĠcĠd", "ĠeĠf", "aĠbĠcĠd"]
+    assert tokenizer.tokenize("a b c d e f") == ["aĠbĠcĠd", "ĠeĠf"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "pieces"),
+    [
+        ("superbpe_stage1", "in 2024, 1234567 x", "in|Ġ|2|024|,|Ġ|1|234|567|Ġx"),
+        ("superbpe_stage2", "in 2024, 1234567 x", "inĠ|2|024|,Ġ|1|234|567|Ġx"),
+        ("superbpe2025_stage1", "in 2024, 1234567 x", "in|Ġ|202|4|,|Ġ|123|456|7|Ġx"),
+        ("superbpe2025_stage2", "in 2024, 1234567 x", "inĠ|202|4|,Ġ|123|456|7|Ġx"),
+        ("superbpe_stage1", "a  b", "a|Ġ|Ġb"),
+        ("superbpe_stage2", "a  b", "aĠĠb"),
+        ("superbpe2025_stage2", "a  b", "a|Ġ|Ġb"),
+        ("superbpe_stage1", "it's 3.14", "it|'|s|Ġ|3|.|14"),
+        ("superbpe_stage2", "it's 3.14", "it'sĠ|3|.|14"),
+        ("gpt2", "it's 3.14", "it|'s|Ġ3|.|14"),
+        ("none", "it's 3.14", "it'sĠ3.14"),
+    ],
+)
+def test_pretokenizers_by_name(name, text, pieces):
+    assert "|".join(piece for piece, _ in pretokenizer(name).pre_tokenize_str(text)) == pieces
+
+
+@given(st.text(alphabet="ab\n\r", max_size=30))
+def test_line_feed_joins_to_the_text_and_cuts_at_newlines_only(text):
+    lines = list(feed_units([text], "line"))
+    assert "".join(lines) == text
+    assert all("\n" not in line[:-1] for line in lines)
+
+
+def test_vocabulary_larger_than_the_corpus_supports_names_the_key_and_the_limit():
+    with pytest.raises(DataError, match=r"tokenizer.vocab_size=5000: this corpus supports only \d+ entries"):
+        BPE(vocab_size=5000).train(TEXTS)
+    with pytest.raises(DataError, match="supports only"):
+        SuperBPE(vocab_size=9000, transition=300).train(["ab ab"])
+
+
+def test_texts_that_can_be_read_once_are_enough():
+    once = SuperBPE(vocab_size=400).train(iter(TEXTS))
+    assert merges_of(once.backend_tokenizer) == merges_of(SuperBPE(vocab_size=400).train(TEXTS).backend_tokenizer)
+
+
+def test_load_names_a_folder_that_is_not_a_tokenizer(tmp_path: Path):
+    with pytest.raises(DataError, match="no tokenizer.json"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{broken")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(DataError, match="cannot load"):
+        load_tokenizer(tmp_path)

@@ -1,0 +1,111 @@
+"""Metrics files, wandb that may fail, stop signals."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from training.signals import SIGNALS, StopSignals
+from training.tracking import Tracker, bits_per_byte, read_metrics
+
+
+def line(step: int, **more: object) -> str:
+    return json.dumps({"step": step, **more}) + "\n"
+
+
+@pytest.mark.parametrize("torn", ['{"step":4,"train_na', '{"step":4}', "[]\n", "\x00\x00\n"])
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    kept = line(1, train_nats=2.0) + line(2, train_nats=2.0) + line(2, validation_bpb=1.5)
+    path.write_text(kept + line(3, train_nats=1.0) + torn)
+    tracker = Tracker(tmp_path, 2, "disabled", "id", "label")
+    assert tracker.validated == {2}
+    tracker.write({"step": 3, "train_nats": 0.5})
+    tracker.close()
+    assert [(row["step"], row.get("train_nats")) for row in read_metrics(path)] == [
+        (1, 2.0),
+        (2, 2.0),
+        (2, None),
+        (3, 0.5),
+    ]
+
+
+def test_missing_steps_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Tracker(tmp_path, 5, "disabled", "id", "label").close()
+    assert "holds 0 of the 5 steps" in capsys.readouterr().err
+
+
+def test_wandb_that_does_not_start_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def fail(**settings: object) -> None:
+        raise wandb.errors.CommError("no\nnetwork")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    tracker = Tracker(tmp_path, 0, "online", "id", "label")
+    tracker.write({"step": 1, "train_nats": 1.0})
+    tracker.close()
+    assert "warning: wandb did not start (no network); going on without it" in capsys.readouterr().err
+
+
+def test_wandb_that_breaks_on_the_way_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        def log(self, row: dict, step: int) -> None:
+            raise OSError("disk")
+
+    tracker = Tracker(tmp_path, 0, "disabled", "id", "label")
+    tracker._wandb = Broken()
+    for step in (1, 2):
+        tracker.write({"step": step, "train_nats": 1.0})
+    tracker.close()
+    assert capsys.readouterr().err.count("wandb stopped (disk)") == 1
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_wandb_offline_writes_into_the_run(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, 0, "offline", "abc123", "label")
+    tracker.write({"step": 1, "train_nats": 1.0})
+    tracker.close()
+    assert len(list((tmp_path / "wandb").glob("offline-run-*-abc123/run-abc123.wandb"))) == 1
+
+
+def test_bits_per_byte() -> None:
+    assert bits_per_byte(2.0794415416798357, 3) == pytest.approx(1.0)
+    assert bits_per_byte(1.0, 0) is None
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signal_sets_a_flag_and_handlers_come_back(number: signal.Signals) -> None:
+    before = [signal.getsignal(n) for n in SIGNALS]
+    with StopSignals() as signals:
+        assert signals.received is None
+        os.kill(os.getpid(), number)
+        assert signals.received == number.name
+    assert [signal.getsignal(n) for n in SIGNALS] == before
+
+
+def test_second_interrupt_stops_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), StopSignals():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_no_handlers_outside_the_main_thread() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def work() -> None:
+        with StopSignals():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

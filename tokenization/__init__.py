@@ -1,0 +1,36 @@
+"""Text → vocabulary → ids.
+
+    from tokenization import SuperBPE
+    tokenizer = SuperBPE(vocab_size=4096).train(texts)     # a transformers PreTrainedTokenizerFast
+
+Recipes: `BPE`, `SuperBPE`, `ByteLevel`; transforms of ids: `NoTransform`, `StochasTok`.
+Importing this package imports neither torch nor transformers; training and loading do.
+"""
+
+from tokenization.bpe import BPE
+from tokenization.byte_level import ByteLevel
+
+from tokenization.corpus import Document, build_corpus, read_documents
+from tokenization.encode import TokenData, encode_corpus
+from tokenization.stochastok import StochasTok
+from tokenization.superbpe import SuperBPE
+from tokenization.tokenizer import TokenizerRecipe, encode_text, load_tokenizer, token_bytes, train_tokenizer
+from tokenization.transform import NoTransform
+
+__all__ = [
+    "BPE",
+    "ByteLevel",
+    "Document",
+    "NoTransform",
+    "StochasTok",
+    "SuperBPE",
+    "TokenData",
+    "TokenizerRecipe",
+    "build_corpus",
+    "encode_corpus",
+    "encode_text",
+    "load_tokenizer",
+    "read_documents",
+    "token_bytes",
+    "train_tokenizer",
+]

@@ -1,0 +1,77 @@
+"""Named pretokenizers, one table: how text falls into the pieces that no merge may cross.
+
+`superbpe_*` are the two stages of the published tokenizers of Liu, Hayase et al. (2025, arXiv 2503.13423),
+`superbpe2025_*` those of the authors' later English recipe. Stage 1 is also the fair BPE control's:
+words with their leading space, digits in threes, no contractions.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from tokenizers.pre_tokenizers import PreTokenizer
+
+PretokenizerName = Literal[
+    "gpt2", "llama3", "superbpe_stage1", "superbpe_stage2", "superbpe2025_stage1", "superbpe2025_stage2", "none"
+]
+
+Feed = Literal["line", "document"]
+
+# Regexes as the reference tokenizers publish them; they are data, not code.
+_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_DIGITS_FROM_RIGHT = r"(?=(\d{3})+(?!\d))"
+_SUPERBPE_WORDS = _DIGITS_FROM_RIGHT + r"| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_SUPERBPE2025_WORDS = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SUPERBPE2025_LINES = r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]{2,}[\r\n/]*| +(?!\S)"
+
+# name -> (isolate digit runs first?, split regex or None)
+_TABLE: dict[str, tuple[bool, str | None]] = {
+    "gpt2": (False, _GPT2),
+    "llama3": (False, _LLAMA3),
+    "superbpe_stage1": (True, _SUPERBPE_WORDS),
+    "superbpe_stage2": (True, _DIGITS_FROM_RIGHT),
+    "superbpe2025_stage1": (False, _SUPERBPE2025_WORDS),
+    "superbpe2025_stage2": (False, _SUPERBPE2025_LINES),
+    "none": (False, None),
+}
+
+
+def pretokenizer(name: PretokenizerName) -> "PreTokenizer":
+    """The Hugging Face pretokenizer of that name: splits first, then bytes to the byte-level alphabet."""
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+
+    digits, regex = _TABLE[name]
+    steps: list[PreTokenizer] = []
+    if digits:
+        steps.append(Digits(individual_digits=False))
+    if regex is not None:
+        steps.append(Split(Regex(regex), behavior="isolated"))
+    # ByteLevel last: a split after it would see the byte alphabet instead of the text.
+    steps.append(ByteLevel(add_prefix_space=False, use_regex=False))
+    return Sequence(steps)
+
+
+def feed_units(texts: Iterable[str], feed: Feed) -> Iterator[str]:
+    """What a trainer is fed: whole documents, or their lines with the newline, split at "\n" alone.
+
+    Line by line is how the reference trains from files; then no entry spans a newline.
+    """
+    for text in texts:
+        if feed == "document":
+            yield text
+            continue
+        start = 0
+        while start < len(text):
+            end = text.find("\n", start) + 1 or len(text)
+            yield text[start:end]
+            start = end

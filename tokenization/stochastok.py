@@ -1,0 +1,87 @@
+"""StochasTok (Sims et al., 2025): split some tokens of the training stream at random into two that spell the same.
+
+Per unit of n ids: int(n · p) attempts, each at a position uniform over the growing list; an entry that no two others
+spell spends its attempt, otherwise one of its cuts, uniform, takes its place. Products may be hit again.
+Model, vocabulary and loss stay as they are.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from isotok.keyed import keyed_rng
+from isotok.recipe import Field, recipe
+from tokenization.transform import Apply
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerFast
+
+WINDOW_IDS = 65_536
+"""Longer units are expanded window by window of this many ids, so that cost stays near linear."""
+
+Cuts = list[list[tuple[int, int]]]
+
+
+@recipe
+class StochasTok:
+    """Random re-splitting of tokens at training time.
+
+    p: attempts per id; 0.1 as published (about 8% more ids).
+    rounding: attempts of a unit are `floor`(n · p) as published, or `stochastic` (floor plus a draw for the rest).
+    fresh: new draws each epoch; false repeats the first epoch's, as the paper's offline expansion does.
+    """
+
+    p: Annotated[float, Field(ge=0, le=4)] = 0.1
+    rounding: Literal["floor", "stochastic"] = "floor"
+    fresh: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"stochastok-{self.p:g}"
+
+    def bind(self, tokenizer: "PreTrainedTokenizerFast", seed: int) -> Apply:
+        cuts = cut_table(tokenizer)
+
+        def apply(ids: "np.ndarray", epoch: int, unit: int) -> "np.ndarray":
+            import numpy as np
+
+            rng = keyed_rng("stochastok", seed, epoch if self.fresh else 0, unit)
+            windows = [
+                expand(
+                    ids[start : start + WINDOW_IDS].tolist(),
+                    self._attempts(ids[start : start + WINDOW_IDS], rng),
+                    cuts,
+                    rng,
+                )
+                for start in range(0, len(ids), WINDOW_IDS)
+            ]
+            return np.array([index for window in windows for index in window], dtype=ids.dtype)
+
+        return apply
+
+    def _attempts(self, ids: "np.ndarray", rng: "np.random.Generator") -> int:
+        exact = len(ids) * self.p
+        extra = rng.random() < exact - int(exact) if self.rounding == "stochastic" else False
+        return int(exact) + int(extra)
+
+
+def expand(ids: list[int], attempts: int, cuts: Cuts, rng: "np.random.Generator") -> list[int]:
+    """The paper's expansion of a list of ids, in place; returns it."""
+    draws = rng.random((attempts, 2))
+    for where, which in draws.tolist():
+        position = int(where * len(ids))
+        options = cuts[ids[position]]
+        if options:
+            ids[position : position + 1] = options[int(which * len(options))]
+    return ids
+
+
+def cut_table(tokenizer: "PreTrainedTokenizerFast") -> Cuts:
+    """For each id, every pair (left, right) of ids whose bytes joined are its own. Specials and bytes have none."""
+    from tokenization.tokenizer import token_bytes
+
+    pieces = token_bytes(tokenizer)
+    ids = {piece: index for index, piece in enumerate(pieces) if piece}
+    return [
+        [(ids[piece[:at]], ids[piece[at:]]) for at in range(1, len(piece)) if piece[:at] in ids and piece[at:] in ids]
+        for piece in pieces
+    ]

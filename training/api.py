@@ -1,0 +1,58 @@
+"""Pretraining from Python, without Hydra or the artefact store."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isotok.progress import say
+from isotok.recipe import describe
+from tokenization.transform import NoTransform, Transform
+from training.budget import Budget, plan_run
+from training.recipes import Engine, Training
+
+if TYPE_CHECKING:
+    from modeling import ModelRecipe
+
+
+def pretrain(
+    *,
+    model: "ModelRecipe",
+    tokens: Path,
+    tokenizer: Path,
+    budget: Budget,
+    out: Path,
+    training: Training | None = None,
+    transform: Transform | None = None,
+    engine: Engine | None = None,
+    validate: Callable[[Any], float] | None = None,
+    label: str = "run",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Train a model on a token data folder and return the figures of `out/train.json`.
+
+    The same call resumes a run that was stopped. `out/model` loads with `AutoModelForCausalLM` and `AutoTokenizer`.
+    validate: model → bits per byte, called at the validation points of `training`.
+    """
+    from tokenization import TokenData, load_tokenizer
+    from training.worker import run, write_run
+
+    training, engine, transform = training or Training(), engine or Engine(), transform or NoTransform()
+    data, loaded = TokenData.open(tokens, "train"), load_tokenizer(tokenizer)
+    plan = plan_run(budget, model, training, transform, data, loaded)
+    for warning in plan.warnings:
+        say(f"warning: {warning}")
+    spec = {
+        "label": label,
+        "seed": seed,
+        "tokens": str(tokens.resolve()),
+        "tokenizer": str(tokenizer.resolve()),
+        "model": describe(model),
+        "transform": describe(transform),
+        "budget": describe(budget),
+        "training": describe(training),
+        "engine": describe(engine),
+        "plan": asdict(plan),
+    }
+    write_run(out, spec)
+    return run(out, validate, allow=None)

@@ -1,0 +1,210 @@
+"""Budgets: one amount for all arms, from which each arm derives its own steps and context.
+
+Context is matched in bytes and rows are equal, so each step of every arm reads about the same text; what a budget in
+FLOPs buys is a number of steps. What an arm ends up with is its `Plan`.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from isotok.errors import ConfigError
+from isotok.recipe import Field, recipe
+from training.recipes import Training
+from training.schedule import warmup_steps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+    from modeling import ModelRecipe
+    from tokenization.transform import Transform
+    from training.streams import UnitData
+
+SAMPLE_BYTES = 8_000_000
+MAX_CONTEXT_ERROR = 0.02
+ROUND_FROM_TOKENS = 256
+ROUND_TO_TOKENS = 8
+FEW_STEPS = 500
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+@recipe
+class Budget:
+    """How much every arm may spend, and the batch that is equal for all.
+
+    amount, unit: training FLOPs, target tokens, source bytes or optimizer steps. context_bytes: source bytes that a
+    row's context holds. rows: sequences a step. max_epochs: passes over the training text that are allowed. stop_at:
+    fraction of the budget at which to stop, with the schedule of the whole.
+    """
+
+    amount: Positive
+    unit: Literal["flops", "tokens", "bytes", "steps"]
+    context_bytes: Annotated[int, Field(ge=1)]
+    rows: Annotated[int, Field(ge=1)]
+    max_epochs: Positive = 1.0
+    stop_at: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @property
+    def label(self) -> str:
+        return f"{self.amount:g}-{self.unit}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A budget resolved for one arm. flops, tokens, bytes and passes are at stop_step; steps is the schedule's end.
+
+    bytes_per_token: after the transform, end-of-text ids included. bytes is expected from it; the run counts exactly.
+    flops: full square of attention; flops_causal: half of it; flops_published: SuperBPE's convention.
+    """
+
+    steps: int
+    stop_step: int
+    context_tokens: int
+    rows: int
+    bytes_per_token: float
+    context_bytes_error: float
+    flops_per_step: float
+    flops: float
+    flops_causal: float
+    flops_published: float
+    tokens: int
+    bytes: float
+    passes: float
+    warmup_steps: int
+    warnings: tuple[str, ...]
+
+
+def plan_run(
+    budget: Budget,
+    model: "ModelRecipe",
+    training: Training,
+    transform: "Transform",
+    data: "UnitData",
+    tokenizer: "PreTrainedTokenizerFast",
+) -> Plan:
+    """Resolve a budget for one arm from its training split. Raises ConfigError where the comparison would not hold."""
+    from modeling.flops import superbpe_training_flops_per_token, training_flops_per_token
+    from modeling.init import count_parameters
+
+    total_bytes = int(data.n_bytes.sum())
+    if budget.context_bytes > total_bytes:
+        raise ConfigError(
+            f"budget.context_bytes={budget.context_bytes:,}: longer than the training text ({total_bytes:,} bytes)"
+        )
+    bytes_per_token, growth = measure_bytes_per_token(data, transform, tokenizer)
+    context, error = context_tokens(budget.context_bytes, bytes_per_token)
+    config = model.config(data.vocab_size, context, data.eos_id)
+    step_tokens = budget.rows * context
+    step_flops = step_tokens * training_flops_per_token(config, context)
+    step_cost = {
+        "flops": step_flops,
+        "tokens": float(step_tokens),
+        "bytes": step_tokens * bytes_per_token,
+        "steps": 1.0,
+    }[budget.unit]
+    steps = budget_steps(budget, step_cost)
+    stop_step = max(1, round(budget.stop_at * steps))
+    passes_a_step = step_tokens / (data.n_tokens * growth)
+    _check_passes(budget, steps, stop_step, passes_a_step, step_cost)
+    tokens = stop_step * step_tokens
+    return Plan(
+        steps=steps,
+        stop_step=stop_step,
+        context_tokens=context,
+        rows=budget.rows,
+        bytes_per_token=bytes_per_token,
+        context_bytes_error=error,
+        flops_per_step=step_flops,
+        flops=stop_step * step_flops,
+        flops_causal=tokens * training_flops_per_token(config, context, causal=True),
+        flops_published=tokens * superbpe_training_flops_per_token(config, count_parameters(config), context),
+        tokens=tokens,
+        bytes=tokens * bytes_per_token,
+        passes=stop_step * passes_a_step,
+        warmup_steps=warmup_steps(training, steps),
+        warnings=_warnings(training, config, steps, stop_step * passes_a_step),
+    )
+
+
+def measure_bytes_per_token(
+    data: "UnitData", transform: "Transform", tokenizer: "PreTrainedTokenizerFast"
+) -> tuple[float, float]:
+    """(bytes per token after the transform, tokens after over before), over the first SAMPLE_BYTES of the split.
+
+    The same documents for every arm and seed: a transform is bound to seed 0, so that seeds share one context.
+    """
+    apply = transform.bind(tokenizer, 0)
+    n_bytes = before = after = 0
+    for unit in range(len(data)):
+        ids = data.ids(unit)
+        before += len(ids)
+        after += len(apply(ids, 0, unit))
+        n_bytes += int(data.n_bytes[unit])
+        if n_bytes >= SAMPLE_BYTES:
+            break
+    return n_bytes / after, after / before
+
+
+def context_tokens(context_bytes: int, bytes_per_token: float) -> tuple[int, float]:
+    """(tokens, relative error in bytes) of a context: a multiple of 8 from 256 tokens on, exact below."""
+    exact = context_bytes / bytes_per_token
+    tokens = round(exact)
+    if tokens >= ROUND_FROM_TOKENS:
+        tokens = ROUND_TO_TOKENS * round(exact / ROUND_TO_TOKENS)
+    error = tokens * bytes_per_token / context_bytes - 1
+    if abs(error) > MAX_CONTEXT_ERROR or tokens < 2:
+        raise ConfigError(
+            f"budget.context_bytes={context_bytes}: {tokens} tokens of {bytes_per_token:.2f} bytes are {error:+.1%} "
+            f"off, more than {MAX_CONTEXT_ERROR:.0%}; take at least {round(26 * bytes_per_token)} bytes"
+        )
+    return tokens, error
+
+
+def budget_steps(budget: Budget, step_cost: float) -> int:
+    """The nearest whole number of steps, at least one."""
+    if budget.unit == "steps" and budget.amount != int(budget.amount):
+        raise ConfigError(f"budget.amount={budget.amount}: steps are whole")
+    steps = round(budget.amount / step_cost)
+    if steps < 1:
+        raise ConfigError(
+            f"budget.amount={budget.amount:g}: less than one step, which costs {step_cost:.3g} {budget.unit}; "
+            "raise it, or lower budget.rows or budget.context_bytes"
+        )
+    return steps
+
+
+def _check_passes(budget: Budget, steps: int, stop_step: int, passes_a_step: float, step_cost: float) -> None:
+    passes = stop_step * passes_a_step
+    if passes <= budget.max_epochs:
+        return
+    fits = int(budget.max_epochs / passes_a_step / budget.stop_at)
+    amount = (
+        f"budget.amount={_round_down(fits * step_cost):g} fits" if fits else "not even one step fits: lower budget.rows"
+    )
+    raise ConfigError(
+        f"budget.amount={budget.amount:g} {budget.unit} is {steps:,} steps, {passes:.2f} passes over the training "
+        f"text; budget.max_epochs={budget.max_epochs:g} allows fewer. "
+        f"Set budget.max_epochs={-(-passes // 0.1) / 10:g}, or {amount}, or take a larger corpus"
+    )
+
+
+def _round_down(x: float, digits: int = 3) -> float:
+    """To `digits` significant digits, downwards, so that the printed amount really fits."""
+    from math import floor, log10
+
+    scale = 10.0 ** (floor(log10(x)) - digits + 1)
+    return floor(x / scale) * scale
+
+
+def _warnings(training: Training, config: "PreTrainedConfig", steps: int, passes: float) -> tuple[str, ...]:
+    warnings = []
+    if steps < FEW_STEPS:
+        warnings.append(f"{steps} steps: under {FEW_STEPS}, differences are mostly noise of the start")
+    if passes > 1:
+        warnings.append(f"{passes:.2f} passes over the training text: later passes repeat it")
+    warmup = warmup_steps(training, steps)
+    if warmup < max(round(training.warmup * steps), training.min_warmup_steps):
+        warnings.append(f"warmup cut to {warmup} steps, half of the run: training.min_warmup_steps asks for more")
+    elif warmup < 50:
+        warnings.append(f"warmup of {warmup} steps: under 50, results depend on the first updates")
+    return tuple(warnings)

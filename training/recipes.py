@@ -1,0 +1,60 @@
+"""Recipes of training: the optimizer and its schedule, and the engine that runs it."""
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from isotok.recipe import Field, Impl, recipe
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+@recipe
+class Training:
+    """AdamW (Loshchilov and Hutter, 2019) with a warmup and a schedule in fractions of the budget.
+
+    betas, eps, weight_decay: weight decay goes to matrices; to embeddings and the head only with decay_embeddings.
+    clip: largest norm of the gradient. schedule: `cosine`, or `wsd` (warmup, stable, decay over the last `decay` of the
+    budget; Hu et al., 2024). warmup: fraction of the steps, at least min_warmup_steps. min_lr_ratio: the end of the
+    schedule over lr. precision: `bf16` computes in bfloat16 under autocast and keeps fp32 weights and moments.
+    validation_bytes: how much validation text a point scores. validations: points, spread evenly up to the end.
+    """
+
+    lr: Annotated[float, Field(gt=0)] = 1.5e-3
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    decay_embeddings: bool = False
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    warmup: Fraction = 0.05
+    min_warmup_steps: Annotated[int, Field(ge=0)] = 50
+    decay: Fraction = 0.2
+    min_lr_ratio: Fraction = 0.1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    validation_bytes: Annotated[int, Field(ge=1)] = 100_000
+    validations: Annotated[int, Field(ge=0)] = 4
+    save_every_steps: Impl[Annotated[int, Field(ge=1)]] = 200
+    log_every_s: Impl[Annotated[float, Field(ge=0)]] = 10.0
+    wandb: Impl[Literal["offline", "online", "disabled"]] = "offline"
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "Training":
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(f"warmup={self.warmup} and decay={self.decay} add up to more than the budget")
+        return self
+
+
+@recipe
+class Engine:
+    """How the steps are run; none of it changes the result beyond the order of floating-point sums.
+
+    device: `auto` is CUDA where there is one. threads: of torch on the CPU. micro_rows: rows of a forward pass, `auto`
+    fits them to memory. compile: torch.compile the model.
+    """
+
+    device: Impl[Literal["auto", "cpu", "cuda"]] = "auto"
+    threads: Impl[Annotated[int, Field(ge=1)]] = 1
+    micro_rows: Impl[Annotated[int, Field(ge=1)] | Literal["auto"]] = "auto"
+    compile: Impl[bool] = False

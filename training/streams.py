@@ -1,0 +1,218 @@
+"""Row streams: which ids a step sees, as a function of the step alone.
+
+Row b of a batch of B rows reads the units b, b + B, b + 2B … of an endless order: index i is epoch i // N and position
+i % N over N units; epoch 0 is the order of the corpus, later epochs are keyed permutations of it. A unit passes the
+transform and its ids follow those of the unit before, its end-of-text id last. A step takes L new ids a row after one
+id kept from the row's past (the end-of-text id for a fresh row): inputs are the first L, targets the last L of these
+L + 1, so every id is a target exactly once, the first of a stream included.
+
+The state is (units finished, offset in the transformed unit) a row. It depends on nothing else: neither ranks nor
+workers nor restarts change the data.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+from isotok.errors import ConfigError, DataError
+from isotok.keyed import permuted
+
+
+class UnitData(Protocol):
+    """What row streams need of token data; see `tokenization.encode.TokenData`."""
+
+    n_bytes: np.ndarray
+    n_tokens: int
+    id_bytes: np.ndarray | None
+    vocab_size: int
+    eos_id: int
+
+    def __len__(self) -> int: ...
+
+    def ids(self, unit: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's data. inputs, targets: int64 of (rows, new tokens). n_bytes: source bytes of the targets.
+
+    state: before this batch; state_after: what a checkpoint after this batch keeps; both int64 of (rows, 2).
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    n_bytes: int
+    n_tokens: int
+    state: np.ndarray
+    state_after: np.ndarray
+
+
+class RowStreams:
+    """Batches of `rows` rows of `new_tokens` new ids; `.next()` never ends.
+
+    transform: (ids, epoch, unit) -> ids. state: of all rows, from a checkpoint. subset: the rows this rank reads.
+    """
+
+    def __init__(
+        self,
+        data: UnitData,
+        rows: int,
+        new_tokens: int,
+        transform: Callable[[np.ndarray, int, int], np.ndarray],
+        seed: int,
+        state: np.ndarray | None = None,
+        subset: Sequence[int] | None = None,
+    ) -> None:
+        if len(data) == 0:
+            raise DataError("the training split has no documents")
+        full = np.zeros((rows, 2), dtype=np.int64) if state is None else np.asarray(state, dtype=np.int64)
+        if full.shape != (rows, 2):
+            raise ConfigError(
+                f"budget.rows={rows}: the checkpoint was made with {len(full)} rows, and rows set the order of data; "
+                "keep budget.rows or start a new run"
+            )
+        self.data, self.rows, self.new_tokens = data, rows, new_tokens
+        self._transform, self._seed = transform, seed
+        self._subset = np.arange(rows) if subset is None else np.asarray(subset, dtype=np.int64)
+        self._state = full[self._subset].copy()
+        self._current: list[np.ndarray | None] = [None] * len(self._subset)
+
+    @property
+    def state(self) -> np.ndarray:
+        """(rows read here, 2): units finished and offset in the transformed unit, after the last batch."""
+        return self._state.copy()
+
+    def next(self) -> Batch:
+        length = self.new_tokens
+        before = self._state.copy()
+        window = np.empty((len(self._subset), length + 1), dtype=np.int64)
+        credited = 0
+        for i in range(len(self._subset)):
+            credited += self._fill(i, window[i])
+        targets = window[:, 1:]
+        id_bytes = self.data.id_bytes
+        n_bytes = credited if id_bytes is None else int(id_bytes[targets].sum(dtype=np.int64))
+        return Batch(window[:, :-1], targets, n_bytes, targets.size, before, self._state.copy())
+
+    def _fill(self, i: int, out: np.ndarray) -> int:
+        """Write the kept id and the new ids of one row, advance its state; bytes of the units that ended."""
+        count, offset = (int(x) for x in self._state[i])
+        ids = self._load(i, count, offset)
+        # A unit ends in the end-of-text id, so that is the id before offset 0, for a fresh row by definition.
+        out[0] = ids[offset - 1] if offset else self.data.eos_id
+        at, ended_bytes = 1, 0
+        while True:
+            take = min(len(ids) - offset, len(out) - at)
+            out[at : at + take] = ids[offset : offset + take]
+            at, offset = at + take, offset + take
+            if offset == len(ids):
+                ended_bytes += int(self.data.n_bytes[self._unit(i, count)[1]])
+                count, offset = count + 1, 0
+            if at == len(out):
+                self._current[i] = ids if offset else None
+                self._state[i] = (count, offset)
+                return ended_bytes
+            ids = self._load(i, count, 0)
+
+    def _unit(self, i: int, count: int) -> tuple[int, int]:
+        return unit_at(int(self._subset[i]) + count * self.rows, len(self.data), self._seed)
+
+    def _load(self, i: int, count: int, offset: int) -> np.ndarray:
+        """The transformed ids of a row's unit; those of a half-read unit are kept from the last batch."""
+        kept = self._current[i]
+        if offset and kept is not None:
+            return kept
+        epoch, unit = self._unit(i, count)
+        ids = self._transform(self.data.ids(unit), epoch, unit)
+        if len(ids) == 0 or int(ids[-1]) != self.data.eos_id:
+            raise DataError(f"train document {unit}: its ids do not end in the end-of-text id {self.data.eos_id}")
+        if int(ids.max()) >= self.data.vocab_size:
+            raise DataError(
+                f"train document {unit}: id {int(ids.max())} outside a vocabulary of {self.data.vocab_size}"
+            )
+        if offset >= len(ids):
+            raise DataError(f"train document {unit}: the checkpoint is at id {offset} of {len(ids)}; the data changed")
+        return ids
+
+
+def unit_at(index: int, units: int, seed: int) -> tuple[int, int]:
+    """(epoch, unit) at an index of the endless order."""
+    epoch, position = divmod(index, units)
+    return epoch, position if epoch == 0 else permuted(position, units, "data order", seed, epoch)
+
+
+def units_between(before: np.ndarray, after: np.ndarray, units: int, seed: int) -> list[int]:
+    """The units that the batch between two states of all rows reads, at least in part."""
+    rows = len(before)
+    return sorted(
+        {
+            unit_at(row + count * rows, units, seed)[1]
+            for row in range(rows)
+            for count in range(int(before[row, 0]), int(after[row, 0]) + (1 if after[row, 1] else 0))
+        }
+    )
+
+
+def unique_bytes(data: UnitData, state: np.ndarray, streams: RowStreams) -> int:
+    """Source bytes that rows in this state have seen at least once; of half-read units the larger part."""
+    rows, units = len(state), len(data)
+    if int((state[:, 0] * rows + np.arange(rows)).min()) >= units:
+        return int(data.n_bytes.sum())
+    seen = np.zeros(units, dtype=bool)
+    partly: dict[int, int] = {}
+    for row in range(rows):
+        count, offset = (int(x) for x in state[row])
+        in_first = min(count, max(0, -(-(units - row) // rows)))
+        seen[row : row + in_first * rows : rows] = True
+        for later in range(in_first, count):
+            seen[unit_at(row + later * rows, units, streams._seed)[1]] = True
+        if offset and data.id_bytes is not None:
+            epoch, unit = unit_at(row + count * rows, units, streams._seed)
+            ids = streams._transform(data.ids(unit), epoch, unit)[:offset]
+            partly[unit] = max(partly.get(unit, 0), int(data.id_bytes[ids].sum(dtype=np.int64)))
+    return int(data.n_bytes[seen].sum()) + sum(n for unit, n in partly.items() if not seen[unit])
+
+
+class Prefetch:
+    """Reads batches ahead in a thread. Each carries its own state, so what is fetched and not used is never counted."""
+
+    def __init__(self, streams: RowStreams, depth: int = 4) -> None:
+        self._streams = streams
+        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="prefetch", daemon=True)
+
+    def __enter__(self) -> "Prefetch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def next(self) -> Batch:
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _read(self) -> None:
+        item: Batch | BaseException
+        while not self._stop.is_set():
+            try:
+                item = self._streams.next()
+            except Exception as error:
+                item = error
+            while not self._stop.is_set():
+                try:
+                    self._queue.put(item, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if isinstance(item, BaseException):
+                return
