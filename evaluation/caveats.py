@@ -62,7 +62,7 @@ def caveats(study: Study, results: Mapping[str, Any]) -> list[str]:
     falling = [name for name, arm in arms.items() if arm["loss_falling"]["falling"]]
     if falling:
         found.append(
-            f"Validation loss fell by more than 1 % over the last fifth of training ({', '.join(falling)}): "
+            f"Validation loss fell by more than 1% over the last fifth of training ({', '.join(falling)}): "
             "a larger budget would lower it, and may order the arms differently."
         )
     found.append(

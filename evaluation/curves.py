@@ -6,7 +6,7 @@ from typing import Any
 
 from evaluation.gather import Run, Study
 
-BINS = 80
+BINS = 40
 LAST_PART = 0.2
 STILL_FALLING = 0.01
 
@@ -31,7 +31,7 @@ def read_curves(study: Study) -> Curves:
 def still_falling(curves: list[Curve]) -> dict[str, Any]:
     """How far validation bits per byte fell over the last fifth of training, mean over seeds.
 
-    `falling` is set when that is more than 1 % of the final value: the arm was then stopped on its way down,
+    `falling` is set when that is more than 1% of the final value: the arm was then stopped on its way down,
     and its place among the arms may depend on the budget.
     """
     falls = []
@@ -59,7 +59,10 @@ def _read(run: Run) -> Curve:
     train = []
     for start in range(0, len(ordered), width):
         part = ordered[start : start + width]
-        bits, n_bytes = sum(line["train_nats"] for line in part) / math.log(2), sum(line["train_bytes"] for line in part)
+        bits, n_bytes = (
+            sum(line["train_nats"] for line in part) / math.log(2),
+            sum(line["train_bytes"] for line in part),
+        )
         middle = part[len(part) // 2]
         # A vocabulary that loses text credits a document's bytes at its last id: a bin may have none.
         if n_bytes:

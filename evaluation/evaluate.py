@@ -126,13 +126,14 @@ def _evaluate(
     bpb = _bpb(documents, scores, context_bytes)
     say(f"evaluate: {bpb['bits_per_byte']:.4f} bits per byte on {len(documents)} documents, {total / 1e3:,.0f} kB")
 
-    (out / "tasks").mkdir()
+    (out / "tasks").mkdir(exist_ok=True)
     tasks = generate_tasks(_up_to(test, TASK_BYTES), recipe.tasks, recipe.items, recipe.seed, out / "tasks")
     lm = IsotokLM(model, tokenizer, context_bytes=context_bytes, scoring=recipe.scoring, seed=recipe.seed)
     task_results, task_rows = _run_tasks(lm, recipe, tasks, out / "tasks")
     for name, figures in task_results.items():
         if figures["n"]:
-            say(f"evaluate: {name} acc {figures['acc']:.3f} (chance {figures['chance']:.2f}), {figures['n']} items")
+            floor = f"chance {figures['chance']:.2f}, fewest tokens {figures['acc_fewest_tokens']:.2f}"
+            say(f"evaluate: {name} acc {figures['acc']:.3f} ({floor}), {figures['n']} items")
 
     rows = _document_rows(documents, encoded, scores) + task_rows
     results = {

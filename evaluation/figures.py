@@ -101,7 +101,7 @@ def _forest(results: Mapping[str, Any]) -> Picture | None:
     _rows(axes, results, names)
     axes.set_xlabel(f"Δ bits per byte to {_short(baseline)} (left is better)")
     caption = (
-        "Dots are seeds: each seed's value minus the baseline's mean. Bars: 95 % intervals of Δ over seeds and text. "
+        "Dots are seeds: each seed's value minus the baseline's mean. Bars: 95% intervals of Δ over seeds and text. "
         + (f"The band is ±{smallest:g}, the smallest difference that matters. " if smallest else "")
         + "Hollow dots: too few seeds for an interval."
     )
@@ -142,7 +142,7 @@ def _runs(results: Mapping[str, Any]) -> Picture | None:
     axes.set_xlabel("bits per byte on held-out text (left is better)")
     return Picture(
         "Every run beside the reference lines",
-        "Dots are seeds, bars 95 % intervals over seeds. Dashed: models without training, on the same documents.",
+        "Dots are seeds, bars 95% intervals over seeds. Dashed: models without training, on the same documents.",
         _svg(figure, "runs"),
     )
 
@@ -285,7 +285,7 @@ def _domains(results: Mapping[str, Any]) -> Picture | None:
     axes.set_xlabel(f"Δ bits per byte to {_short(baseline)} (left is better)")
     caption = (
         "Dots are seeds: each seed's value minus the baseline's mean in that domain. "
-        "Bars are 95 % intervals of Δ, one domain at a time."
+        "Bars are 95% intervals of Δ, one domain at a time."
     )
     return Picture("Difference to the baseline by domain", caption, _svg(figure, "domains"))
 

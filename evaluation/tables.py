@@ -9,6 +9,7 @@ from evaluation.gather import BITS_PER_BYTE
 from evaluation.stats import A_BETTER, B_BETTER, INTERVAL
 
 MISSING = "–"
+NEARLY_EQUAL = 1.01
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def top_box(results: Mapping[str, Any]) -> dict[str, Any]:
     facts = [("Δ = A − B", f"{signed(primary['delta'])} {unit(primary['metric'])}")]
     if primary["rule"] == INTERVAL:
         facts += [
-            ("95 % interval over seeds and test text", span(primary["interval"])),
+            ("95% interval over seeds and test text", span(primary["interval"])),
             ("degrees of freedom", number(primary["df"], 1)),
             (
                 "standard error",
@@ -172,11 +173,11 @@ def leaderboard(results: Mapping[str, Any]) -> Table:
     chances = next(iter(results["arms"].values()))["tasks"]
     columns = [
         ("arm", ""),
-        ("bits/byte", "mean over seeds, 95 % interval over seeds"),
-        ("Δ to baseline", f"minus {results['baseline']}, 95 % interval over seeds and test text"),
+        ("bits/byte", "mean over seeds, 95% interval over seeds"),
+        ("Δ to baseline", f"minus {results['baseline']}, 95% interval over seeds and test text"),
         ("verdict", "Holm-adjusted over the exploratory rows"),
         ("each seed", "bits/byte"),
-        *((task, f"accuracy per byte; chance {share(chances[task]['chance'])}") for task in task_names),
+        *((task, f"chance {share(chances[task]['chance'])}") for task in task_names),
         ("bytes/token", "on test text"),
         ("FLOPs/byte", "inference, decoding"),
     ]
@@ -195,7 +196,7 @@ def leaderboard(results: Mapping[str, Any]) -> Table:
                     note=arm["rule"] if half is None else f"± {number(half)}",
                 ),
                 *_difference_cells(difference),
-                Cell("  ".join(number(value) for value in estimate["values"].values()), estimate["mean"]),
+                Cell(" · ".join(number(value) for value in estimate["values"].values()), estimate["mean"]),
                 *(_accuracy(arm["tasks"][task]) for task in task_names),
                 Cell(number(spent["bytes_per_token"], 2), spent["bytes_per_token"]),
                 Cell(power(spent["inference_flops_per_byte_decode"]), spent["inference_flops_per_byte_decode"]),
@@ -232,7 +233,7 @@ def comparisons(results: Mapping[str, Any]) -> Table:
             )
         )
     hints = (
-        ("metric", ""), ("difference", ""), ("kind", ""), ("Δ", ""), ("95 % interval", "one comparison at a time"),
+        ("metric", ""), ("difference", ""), ("kind", ""), ("Δ", ""), ("95% interval", "one comparison at a time"),
         ("df", ""), ("SE seeds", ""), ("SE items", ""), ("detectable", "power .8"), ("p", ""),
         ("p Holm", "within its table"), ("verdict", ""),
     )  # fmt: skip
@@ -302,7 +303,7 @@ def domain_table(results: Mapping[str, Any]) -> Table:
             cells.append(Cell(number(arm["domains"][domain]["mean"]), arm["domains"][domain]["mean"], note=note))
         rows.append(tuple(cells))
     return Table(
-        "Bits per byte by domain, mean over seeds; below it Δ to the baseline with its 95 % interval (exploratory).",
+        "Bits per byte by domain, mean over seeds; below it Δ to the baseline with its 95% interval (exploratory).",
         (("domain", ""), *((name, "") for name in arms)),
         tuple(rows),
         sortable=True,
@@ -328,7 +329,7 @@ def task_table(results: Mapping[str, Any]) -> Table:
             )
     columns = (
         ("task", ""), ("arm", ""), ("items", ""), ("chance", ""),
-        ("accuracy per byte", "95 % interval over seeds and items"), ("accuracy", "raw likelihood"),
+        ("accuracy per byte", "95% interval over seeds and items"), ("accuracy", "raw likelihood"),
         ("gold bits/byte", "lower is better"), ("Δ gold bits/byte", "minus the baseline"), ("verdict", "Holm"),
     )  # fmt: skip
     return Table(
@@ -347,7 +348,7 @@ def falling(results: Mapping[str, Any]) -> Table:
         rows.append((Cell(name), Cell(number(state["fall"])), Cell(share(state["relative"])), Cell(word)))
     return Table(
         "Fall of validation bits per byte over the last fifth of training. A learning rate that decays to its end makes"
-        " curves fall late; an arm that still falls by more than 1 % would gain from a larger budget.",
+        " curves fall late; an arm that still falls by more than 1% would gain from a larger budget.",
         (("arm", ""), ("fall", "bits/byte"), ("of the final value", ""), ("reading", "")),
         tuple(rows),
     )
@@ -444,7 +445,10 @@ def _spread(values: Sequence[float | None]) -> Cell:
         return Cell(MISSING, muted=True)
     if min(known) == max(known):
         return Cell("equal", muted=True)
-    return Cell(MISSING, muted=True) if min(known) <= 0 else Cell(f"{max(known) / min(known):.2f}×")
+    if min(known) <= 0:
+        return Cell(MISSING, muted=True)
+    ratio = max(known) / min(known)
+    return Cell(f"{ratio:.3f}×", muted=True) if ratio < NEARLY_EQUAL else Cell(f"{ratio:.2f}×")
 
 
 def _setting(value: Any, base: Any, is_base: bool) -> Cell:

@@ -73,11 +73,13 @@ def train(setup: Setup, totals: Totals) -> np.ndarray:
     with StopSignals() as signals, Prefetch(setup.streams) as batches:
         while True:
             if totals.step in due - setup.tracker.validated:
+                meter.flush()
                 validate(setup, totals)
                 meter.restart_clock()
             if totals.step >= plan.stop_step:
                 return state
             if signals.received:
+                meter.flush()
                 save(setup, totals, state)
                 raise InterruptedRun(
                     f"{setup.run_dir}: stopped by {signals.received} at step {totals.step} of {plan.stop_step}, "

@@ -144,7 +144,7 @@ def loss_figures(metrics: list[dict[str, Any]], stop_step: int, validations: lis
     at_75 = max((step for step in validations if step <= 0.75 * stop_step), default=None)
     before, end = scores.get(at_75) if at_75 else None, scores.get(stop_step)
     return {
-        "final_train_bpb": mean(min(1 - TAIL, 1 - 1 / stop_step), 1.0),
+        "final_train_bpb": mean(1 - TAIL, 1.0),
         "final_validation_bpb": end,
         "loss_falling": {
             "train": None if third is None or fourth is None else fourth < third,

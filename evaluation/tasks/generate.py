@@ -91,8 +91,8 @@ def generate_tasks(
         if name not in TASKS:
             raise ConfigError(f"task {name!r}: unknown; there are {', '.join(TASKS)}")
     # Equal sentences are one: a refrain must not be asked twice, nor be its own distractor.
-    unique = {sentence.words: sentence for sentence in reversed(list(sentences(documents)))}
-    pool = sorted(unique.values(), key=lambda sentence: sentence.id)
+    every = sorted(sentences(documents), key=lambda sentence: sentence.id, reverse=True)
+    pool = list({sentence.words: sentence for sentence in every}.values())
     made = {}
     for name in names:
         ordered = sorted(pool, key=lambda sentence: (keyed_int(seed, name, sentence.id), sentence.id))

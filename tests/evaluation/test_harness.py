@@ -66,9 +66,10 @@ def test_superword_across_the_cut(superword_tokenizer: Any, make_model: Callable
 def test_choices_of_one_item_share_the_cut(superword_tokenizer: Any, make_model: Callable[..., Any]) -> None:
     """A choice that merges with the context moves the cut of its neighbours, not of another item's."""
     lm = IsotokLM(make_model(superword_tokenizer), superword_tokenizer, context_bytes=512)
-    lm.loglikelihood([request("x:", " A", 0), request("x:", " B", 0), request("x:", " B", 1)])
-    assert lm.pair_scores["t", 0, "x:", " B"].n_bytes == 3
-    assert lm.pair_scores["t", 1, "x:", " B"].n_bytes == 2
+    lm.loglikelihood([request("x:", " A", 0), request("x:", "B", 0), request("x:", "B", 1)])
+    assert lm.pair_scores["t", 0, "x:", " A"].n_bytes == 3
+    assert lm.pair_scores["t", 0, "x:", "B"].n_bytes == 2
+    assert lm.pair_scores["t", 1, "x:", "B"].n_bytes == 1
 
 
 def test_order_of_requests_changes_nothing(superword_tokenizer: Any, make_model: Callable[..., Any]) -> None:

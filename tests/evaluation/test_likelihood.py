@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from evaluation.likelihood import (
+    TOKENS_PER_BATCH,
     TextEncoder,
     Validator,
     Window,
@@ -134,7 +135,7 @@ def test_batch_and_chunk_sizes_change_nothing(
     model = make_model(byte_tokenizer)
     windows = [Window(np.arange(n) % 250, first) for n, first in [(30, 1), (12, 11), (50, 25), (2, 1), (50, 1)]]
     before, hits = score_windows(model, windows, greedy=True)
-    monkeypatch.setitem(__import__("evaluation.likelihood").likelihood.TOKENS_PER_BATCH, "cpu", 1)
+    monkeypatch.setitem(TOKENS_PER_BATCH, "cpu", 1)
     monkeypatch.setattr("evaluation.likelihood._LOGITS_PER_CHUNK", 1000)
     after, hits_after = score_windows(model, windows, greedy=True)
     assert hits == hits_after
@@ -170,7 +171,7 @@ def test_lossy_tokenizer_is_refused_by_name(byte_tokenizer: Any) -> None:
 
     lossy = ByteLevel().train([])
     lossy.backend_tokenizer.normalizer = Lowercase()
-    with pytest.raises(DataError, match="document 7.*lossless"):
+    with pytest.raises(DataError, match=r"document 7.*lossless"):
         TextEncoder(lossy)("The King", "document 7")
 
 

@@ -36,11 +36,18 @@ def make(values: list[float], shift: float = 0.0, items: int = ITEMS, groups: in
     )
 
 
-def draw(rng: np.random.Generator, seeds: int, groups: int, seed_sd: float, group_sd: float, bytes_: np.ndarray) -> Sample:
+def draw(
+    rng: np.random.Generator, seeds: int, groups: int, seed_sd: float, group_sd: float, bytes_: np.ndarray
+) -> Sample:
     """An arm with true value 2 bits per byte: seed effects, group effects of this arm and item noise."""
     items = len(bytes_)
     index = np.arange(items) % groups
-    rates = 2.0 + rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, group_sd, groups)[index] + rng.normal(0, group_sd, items)
+    rates = (
+        2.0
+        + rng.normal(0, seed_sd, (seeds, 1))
+        + rng.normal(0, group_sd, groups)[index]
+        + rng.normal(0, group_sd, items)
+    )
     return Sample(tuple(range(seeds)), rates * bytes_, bytes_, index)
 
 
@@ -162,7 +169,9 @@ def test_ratio_of_sums_and_one_arm() -> None:
     assert sample.values == pytest.approx([1.0, 1.1, 1.2])
     one = estimate(sample)
     assert one.mean == pytest.approx(1.1)
-    assert one.interval == pytest.approx((1.1 - 4.3027 * 0.1 / math.sqrt(3), 1.1 + 4.3027 * 0.1 / math.sqrt(3)), rel=1e-4)
+    assert one.interval == pytest.approx(
+        (1.1 - 4.3027 * 0.1 / math.sqrt(3), 1.1 + 4.3027 * 0.1 / math.sqrt(3)), rel=1e-4
+    )
     assert estimate(make([2.0, 2.1])).interval is None
 
 

@@ -31,7 +31,8 @@ class Doc:
 
 
 def documents(count: int = 8) -> list[Doc]:
-    words = "the king queen sea land ship wind went saw great small night under over brother naïve castle".split()
+    text = "the king queen sea land ship wind went saw great small night under over brother naïve castle"
+    words = text.split()
     made = []
     for i in range(count):
         rng = keyed_rng("task documents", i)
@@ -65,7 +66,7 @@ def test_common_shape(made: dict[str, list[Item]], name: str) -> None:
     for item in items:
         assert len(set(item.choices)) == 4
         assert all(choice.endswith("\n") and choice.count("\n") == 1 for choice in item.choices)
-        assert "1 2 3" not in item.context + "".join(item.choices)
+        assert "1 2 3" not in "".join(item.choices)
     golds = collections.Counter(item.gold for item in items)
     assert set(golds) == {0, 1, 2, 3}
 
@@ -130,7 +131,7 @@ def test_too_little_text_yields_fewer_items(tmp_path: Path) -> None:
 
 
 def test_unknown_task(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="iso_other.*iso_cloze"):
+    with pytest.raises(ConfigError, match=r"iso_other.*iso_cloze"):
         generate_tasks(documents(), ["iso_other"], 3, 1, tmp_path)
 
 
@@ -139,10 +140,12 @@ class Oracle(LM):
 
     def __init__(self, tasks: dict[str, list[Item]], wrong: frozenset[str] = frozenset()):
         super().__init__()
-        self.likes = {(i.context, i.choices[(i.gold + (n in wrong)) % 4]) for n, items in tasks.items() for i in items}
+        self.likes = {
+            (n, i.context, i.choices[(i.gold + (n in wrong)) % 4]) for n, items in tasks.items() for i in items
+        }
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-        return [(-1.0 if r.args in self.likes else -900.0, False) for r in requests]
+        return [(-1.0 if (r.task_name, *r.args) in self.likes else -900.0, False) for r in requests]
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
         raise NotImplementedError

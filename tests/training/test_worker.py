@@ -15,7 +15,7 @@ from isotok.errors import ConfigError, DataError, InterruptedRun
 from isotok.files import read_json
 from modeling import GPT2, Llama, OLMo2
 from tokenization import StochasTok, TokenData
-from training import Budget, Engine, Training, pretrain
+from training import Budget, Engine, Training, loop, pretrain
 from training.checkpoint import load_newest, steps_saved
 from training.engines import prepare
 from training.tracking import bits_per_byte, read_metrics
@@ -86,7 +86,8 @@ def test_figures_are_recomputable(reference: Path, artefacts: dict[str, Path]) -
     assert figures["tokens"] == steps[-1]["tokens"] == STEPS * figures["targets_per_update"]
     assert figures["bytes"] == sum(row["train_bytes"] for row in steps) == figures["unique_bytes"]
     assert figures["flops"] == pytest.approx(steps[-1]["flops"])
-    assert figures["final_train_bpb"] == bits_per_byte(steps[-1]["train_nats"], steps[-1]["train_bytes"])
+    nats, n_bytes = (sum(row[key] for row in steps[-2:]) for key in ("train_nats", "train_bytes"))
+    assert figures["final_train_bpb"] == bits_per_byte(nats, n_bytes), "the last 5% of 24 steps are two"
     assert figures["final_validation_bpb"] == scores[24]
     assert figures["loss_falling"]["train"] is True
     assert figures["loss_falling"]["validation_bpb_at_75"] == scores[18]
@@ -165,6 +166,38 @@ def test_crash_and_resume_equals_uninterrupted(
         file.write('{"step":13,"train_n')  # torn by the crash
     go(artefacts, run)
     assert same_result(run, reference)
+
+
+@pytest.fixture
+def deferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read figures from the device as late as on a GPU."""
+    monkeypatch.setattr(loop.Meter, "eager", property(lambda self: False, lambda self, value: None), raising=False)
+
+
+@pytest.mark.usefixtures("deferred")
+def test_figures_that_are_read_late_are_the_same(
+    artefacts: dict[str, Path], reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, update = tmp_path / "run", loop.update
+
+    def interrupt(setup: Any, batch: Any, lr: float, step: int) -> Any:
+        if step == 12:
+            signal.raise_signal(signal.SIGTERM)
+        return update(setup, batch, lr, step)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedRun, match="at step 13 of 24"):
+        patch.setattr(loop, "update", interrupt)
+        go(artefacts, run)
+    go(artefacts, run)
+    assert same_result(run, reference)
+
+
+@pytest.mark.usefixtures("deferred")
+def test_a_loss_that_is_not_finite_is_found_late_and_never_saved(artefacts: dict[str, Path], tmp_path: Path) -> None:
+    wild = {"lr": 1e30, "min_warmup_steps": 0, "warmup": 0.0, "save_every_steps": 4}
+    with pytest.raises(DataError, match="step 2: loss .*there is no checkpoint yet"):
+        go(artefacts, tmp_path / "run", training=wild)
+    assert steps_saved(tmp_path / "run/checkpoints") == []
 
 
 def test_damaged_checkpoint_falls_back(
