@@ -87,18 +87,18 @@ def _text_read(baseline: str, arms: Mapping[str, Any]) -> list[str]:
     base = amounts[baseline]
     if not base or any(amount is None for amount in amounts.values()):
         return []
-    found = []
-    for name, amount in amounts.items():
-        if abs(amount / base - 1) > NOTABLE:
-            word = "less" if amount < base else "more"
-            found.append(
-                f"{name} read {abs(1 - amount / base):.0%} {word} text than {baseline} "
-                f"({amount / 1e6:,.2f} against {base / 1e6:,.2f} MB)."
-            )
-    if found:
-        common = min(amounts.values()) / max(amounts.values())
-        found.append(f"The text common to all arms is {common:.0%} of what the arm that read most has seen.")
-    return found
+    unequal = [
+        f"{name} read {abs(amount / base - 1):.0%} {'less' if amount < base else 'more'} text than {baseline}"
+        for name, amount in amounts.items()
+        if abs(amount / base - 1) > NOTABLE
+    ]
+    if not unequal:
+        return []
+    common = min(amounts.values()) / max(amounts.values())
+    return [
+        f"At this budget {', '.join(unequal)} ({base / 1e6:,.2f} MB). "
+        f"The text common to all arms is {common:.0%} of what the arm that read most has seen."
+    ]
 
 
 def _schedule(arms: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:

@@ -126,7 +126,7 @@ def _evaluate(
     bpb = _bpb(documents, scores, context_bytes)
     say(f"evaluate: {bpb['bits_per_byte']:.4f} bits per byte on {len(documents)} documents, {total / 1e3:,.0f} kB")
 
-    (out / "tasks").mkdir(exist_ok=True)
+    (out / "tasks").mkdir(parents=True, exist_ok=True)
     tasks = generate_tasks(_up_to(test, TASK_BYTES), recipe.tasks, recipe.items, recipe.seed, out / "tasks")
     lm = IsotokLM(model, tokenizer, context_bytes=context_bytes, scoring=recipe.scoring, seed=recipe.seed)
     task_results, task_rows = _run_tasks(lm, recipe, tasks, out / "tasks")

@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation import tables
+from evaluation.cells import signed, span
 from evaluation.curves import Curve, Curves
 from evaluation.gather import BITS_PER_BYTE
+from evaluation.stats import INTERVAL
 
 # After Okabe and Ito's colour-blind-safe colours, darkened or lightened for contrast with the page.
 # Markers tell arms apart without colour.
@@ -84,7 +86,7 @@ def _forest(results: Mapping[str, Any]) -> Picture | None:
     for row, name in enumerate(names):
         colour, marker = _look(results, name)
         values = [value - base_mean for value in arms[name]["bits_per_byte"]["values"].values()]
-        _dots(axes, values, row - 0.16, colour, marker, hollow=arms[name]["rule"] != tables.INTERVAL)
+        _dots(axes, values, row - 0.16, colour, marker, hollow=arms[name]["rule"] != INTERVAL)
         entry = tables.against_baseline(results, BITS_PER_BYTE, name)
         if entry is None:
             text = "baseline"
@@ -96,7 +98,7 @@ def _forest(results: Mapping[str, Any]) -> Picture | None:
             axes.plot(
                 [entry["delta"]], [row + 0.12], marker="|", markersize=13, markeredgewidth=2.2, color=colour, zorder=4
             )
-            text = f"{tables.signed(entry['delta'])} {tables.span(entry['interval'])}\n{tables.verdict(entry)}"
+            text = f"{signed(entry['delta'])} {span(entry['interval'])}\n{tables.verdict(entry)}"
         axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=10, linespacing=1.35)
     _rows(axes, results, names)
     axes.set_xlabel(f"Δ bits per byte to {_short(baseline)} (left is better)")
@@ -156,7 +158,9 @@ def _learning(results: Mapping[str, Any], curves: Curves, part: str, x: str, ind
     if not lines:
         return None
     names = list(lines)
-    figure, axes = _axes(5.6, 3.6, left=0.105, right=1 - _label_room(names) * 7.6 / 5.6, bottom_in=0.62)
+    figure, axes = _axes(
+        5.6, 3.6, left=0.105, right=1 - _label_room([*names, "byte unigram"]) * 7.6 / 5.6, bottom_in=0.62
+    )
     ends, early = {}, []
     for name, arm in lines.items():
         colour, marker = _look(results, name)
@@ -171,24 +175,15 @@ def _learning(results: Mapping[str, Any], curves: Curves, part: str, x: str, ind
     axes.set_ylim(lowest - 0.12 * room, highest + 0.08 * room)
     axes.set_xlim(left=0)
     bottom, top = axes.get_ylim()
+    labels = [(y, _short(name), _look(results, name)[0], "bold") for name, y in ends.items()]
     for name, value in results["references"].items():
         if bottom < value < top:
             axes.axhline(value, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-            axes.text(
-                0.99,
-                value,
-                name.replace("_", " "),
-                transform=axes.get_yaxis_transform(),
-                fontsize=9,
-                ha="right",
-                va="bottom",
-            )
-    order = sorted(ends, key=lambda name: ends[name])
-    for name, y in zip(order, _spread([ends[name] for name in order], 0.062 * (top - bottom), bottom, top)):
-        colour = _look(results, name)[0]
-        axes.text(
-            1.015, y, _short(name), transform=axes.get_yaxis_transform(), color=colour, va="center", fontweight="bold"
-        )
+            labels.append((value, name.replace("_", " "), INK, "normal"))
+    labels.sort()
+    places = _spread([label[0] for label in labels], 0.066 * (top - bottom), bottom, top)
+    for (_, text, colour, weight), y in zip(labels, places):
+        axes.text(1.015, y, text, transform=axes.get_yaxis_transform(), color=colour, va="center", fontweight=weight)
     axes.xaxis.set_major_formatter(_scaled(axes.get_xlim()[1]))
     axes.set_xlabel("training FLOPs, full T² attention" if x == "flops" else "bytes of text trained on")
     axes.set_ylabel("bits per byte")
@@ -291,7 +286,7 @@ def _domains(results: Mapping[str, Any]) -> Picture | None:
 
 
 def _axes(
-    width: float, height: float, *, left: float, right: float, bottom_in: float, top_in: float = 0.2
+    width: float, height: float, *, left: float, right: float, bottom_in: float, top_in: float = 0.12
 ) -> tuple[Figure, Axes]:
     """A figure of inches with one pair of axes; left and right are shares of the width."""
     figure = Figure(figsize=(width, height))

@@ -184,7 +184,7 @@ def _read_run(arm: str, run: Mapping[str, Any]) -> Run:
         arm=arm,
         seed=int(run["seed"]),
         folders=folders,
-        manifests={stage: read_json(folder / "manifest.json") for stage, folder in folders.items()},
+        manifests={stage: _manifest(folder) for stage, folder in folders.items()},
         train=read_json(folders["pretrain"] / "train.json"),
         timing=read_json(timing) if timing.exists() else {},
         results=read_json(folders["evaluate"] / "results.json"),
@@ -192,6 +192,12 @@ def _read_run(arm: str, run: Mapping[str, Any]) -> Run:
         tokenizer=read_json(folders["tokenizer"] / "metadata.json"),
         transform=str((transform or {}).get("_target_", "")).rsplit(".", 1)[-1],
     )
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Of an artefact of the store; folders made from Python have none."""
+    path = folder / "manifest.json"
+    return dict(read_json(path)) if path.exists() else {}
 
 
 def _endpoint(entry: Mapping[str, Any] | None, arms: Mapping[str, Arm]) -> Endpoint | None:

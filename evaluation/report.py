@@ -31,6 +31,7 @@ from evaluation.gather import (
     sample,
     tasks,
 )
+from evaluation.markdown import markdown
 from evaluation.stats import A_BETTER, B_BETTER, CANNOT_TELL, Comparison, compare, estimate, holm, seeds_rule
 from isotok.files import write_json, write_text
 
@@ -47,12 +48,13 @@ def write_report(spec: Mapping[str, Any], out: Path) -> dict[str, Any]:
     Everything in results.json but "provenance" and "timing" depends on the artefacts' results alone.
     Raises DataError or ConfigError when the arms cannot be compared.
     """
+    out.mkdir(parents=True, exist_ok=True)
     study = gather(spec)
     lines = curves.read_curves(study)
     results = build_results(study, lines, out)
     write_json(out / "results.json", results)
     write_text(out / "results.csv", results_csv(results))
-    write_text(out / "results.md", tables.markdown(results))
+    write_text(out / "results.md", markdown(results))
     pq.write_table(merged_items(study), out / "items.parquet", compression="zstd")
     write_text(out / "report.html", render(results, lines))
     primary = next((c for c in results["comparisons"] if c["kind"] == "primary"), None)
@@ -296,7 +298,9 @@ def _provenance(study: Study, out: Path) -> dict[str, Any]:
     distinct: dict[str, list[str]] = {}
     for arm in study.arms.values():
         for run in arm.runs:
-            manifests[f"{arm.name}/{run.seed}"] = {s: _link(run.folders[s] / "manifest.json", out) for s in STAGES}
+            manifests[f"{arm.name}/{run.seed}"] = {
+                stage: _link(run.folders[stage] / "manifest.json", out) for stage, made in run.manifests.items() if made
+            }
             for stage in ("tokenizer", "encode", "pretrain", "evaluate"):
                 for name, value in _flat(run.manifests[stage].get("provenance", {})).items():
                     values = distinct.setdefault(name, [])

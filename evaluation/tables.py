@@ -1,64 +1,14 @@
-"""The report's tables as plain data, shared by the HTML page and the Markdown file, and how numbers are written."""
+"""The report's tables as plain data, shared by the HTML page and the Markdown file."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from evaluation.caveats import version_differences
-from evaluation.gather import BITS_PER_BYTE
-from evaluation.stats import A_BETTER, B_BETTER, INTERVAL
+from evaluation.cells import MISSING, Cell, Table, count, number, p_value, power, share, signed, span
+from evaluation.gather import BITS_PER_BYTE, STAGES
+from evaluation.stats import A_BETTER, B_BETTER, CANNOT_TELL, INTERVAL, ONE_SEED
 
-MISSING = "–"
 NEARLY_EQUAL = 1.01
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    sort: float | str | None = None
-    muted: bool = False
-    link: str = ""
-    note: str = ""
-    """A second, smaller line."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """`columns` are (title, hint); the first column names the row. `numeric` columns are set right."""
-
-    caption: str
-    columns: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    sortable: bool = False
-    numeric: bool = True
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def signed(value: float | None, digits: int = 3) -> str:
-    return MISSING if value is None else f"{value:+.{digits}f}".replace("-", "−")
-
-
-def count(value: float | None) -> str:
-    return MISSING if value is None else f"{value:,.0f}"
-
-
-def share(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.1%}"
-
-
-def power(value: float | None) -> str:
-    """1.23 × 10¹²"""
-    if value is None:
-        return MISSING
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa} × 10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
-
-
-def span(interval: Sequence[float] | None, digits: int = 3, write: Callable[[float | None, int], str] = signed) -> str:
-    return MISSING if interval is None else f"[{write(interval[0], digits)}, {write(interval[1], digits)}]"
 
 
 def all_tables(results: Mapping[str, Any]) -> dict[str, Table]:
@@ -83,16 +33,21 @@ def top_box(results: Mapping[str, Any]) -> dict[str, Any]:
         for c in results["comparisons"]
         if c["kind"] == "A/A"
     ]
+    equal, unequal = held_equal(results)
     if primary is None:
         return {
             "verdict": "no primary endpoint was declared",
             "tone": "open",
             "question": "Everything below is exploratory.",
             "facts": noise,
+            "equal": equal,
+            "unequal": unequal,
         }
     a, b = primary["arms"]
     direction = "lower" if results["endpoint"]["lower_is_better"] else "higher"
-    facts = [("Δ = A − B", f"{signed(primary['delta'])} {unit(primary['metric'])}")]
+    facts = []
+    if primary["rule"] != ONE_SEED:
+        facts.append(("Δ = A − B", f"{signed(primary['delta'])} {unit(primary['metric'])}"))
     if primary["rule"] == INTERVAL:
         facts += [
             ("95% interval over seeds and test text", span(primary["interval"])),
@@ -102,23 +57,51 @@ def top_box(results: Mapping[str, Any]) -> dict[str, Any]:
                 f"{number(primary['se_seeds'], 4)} from seeds, {number(primary['se_items'], 4)} from test text",
             ),
             ("minimum detectable difference (power .8)", number(primary["minimum_detectable"])),
-            ("p", number(primary["p"])),
+            ("p", p_value(primary["p"])),
         ]
-    else:
-        facts += [("seeds", primary["rule"]), ("range over pairs of seeds", span(primary["range"]))]
+    elif primary["rule"] != ONE_SEED:
+        facts.append(("range over pairs of seeds", span(primary["range"])))
     if primary["smallest_difference"]:
         facts.append(("smallest difference that matters (δ)", f"{primary['smallest_difference']:g}"))
         if primary["p_equivalence"] is not None:
-            facts.append(("p of equivalence within ±δ (TOST)", number(primary["p_equivalence"])))
+            facts.append(("p of equivalence within ±δ (TOST)", p_value(primary["p_equivalence"])))
     facts.append(("seeds", f"{len(primary['values_a'])} and {len(primary['values_b'])}"))
     facts.append(("groups of test text", f"{primary['groups']}" + (" (few clusters)" if primary["few_groups"] else "")))
     text = verdict(primary)
     return {
         "verdict": text if primary["rule"] == INTERVAL else f"{text}: {primary['rule']}",
-        "tone": "clear" if primary["verdict"] != "cannot tell" else "open",
+        "tone": "clear" if primary["verdict"] != CANNOT_TELL else "open",
         "question": f"Primary endpoint: {metric_name(primary['metric'])} ({direction} is better), A = {a}, B = {b}.",
         "facts": facts + noise,
+        "equal": equal,
+        "unequal": unequal,
     }
+
+
+def held_equal(results: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What the arms share within 1%, and what they do not, the latter with its largest over smallest."""
+    names = {
+        "flops": "training FLOPs",
+        "bytes": "text read",
+        "tokens": "tokens",
+        "steps": "steps",
+        "targets_per_update": "tokens an update",
+        "context_bytes": "context in bytes",
+        "parameters_body": "body parameters",
+        "parameters_total": "all parameters",
+        "lr": "learning rate",
+    }
+    equal, unequal = [], []
+    for key, name in names.items():
+        values = [arm["quantities"][key] for arm in results["arms"].values()]
+        if len(values) < 2 or any(not value for value in values):
+            continue
+        ratio = max(values) / min(values)
+        if ratio < NEARLY_EQUAL:
+            equal.append(name)
+        else:
+            unequal.append(f"{name} {ratio:.2f}×")
+    return equal, unequal
 
 
 def verdict(comparison: Mapping[str, Any]) -> str:
@@ -173,13 +156,13 @@ def leaderboard(results: Mapping[str, Any]) -> Table:
     chances = next(iter(results["arms"].values()))["tasks"]
     columns = [
         ("arm", ""),
-        ("bits/byte", "mean over seeds, 95% interval over seeds"),
-        ("Δ to baseline", f"minus {results['baseline']}, 95% interval over seeds and test text"),
-        ("verdict", "Holm-adjusted over the exploratory rows"),
+        ("bits/byte", "mean"),
+        ("Δ to baseline", f"arm − {results['baseline']}"),
+        ("verdict", f"against {results['baseline']}"),
         ("each seed", "bits/byte"),
-        *((task, f"chance {share(chances[task]['chance'])}") for task in task_names),
-        ("bytes/token", "on test text"),
-        ("FLOPs/byte", "inference, decoding"),
+        ("bytes/token", "test text"),
+        ("FLOPs/byte", "decoding"),
+        *((task, f"chance {_percent(chances[task]['chance'])}") for task in task_names),
     ]
     rows = []
     for name in by_mean(results):
@@ -197,14 +180,15 @@ def leaderboard(results: Mapping[str, Any]) -> Table:
                 ),
                 *_difference_cells(difference),
                 Cell(" · ".join(number(value) for value in estimate["values"].values()), estimate["mean"]),
-                *(_accuracy(arm["tasks"][task]) for task in task_names),
                 Cell(number(spent["bytes_per_token"], 2), spent["bytes_per_token"]),
                 Cell(power(spent["inference_flops_per_byte_decode"]), spent["inference_flops_per_byte_decode"]),
+                *(_accuracy(arm["tasks"][task]) for task in task_names),
             )
         )
     return Table(
         "Ordered by mean bits per byte. The order is for reading and is no ranking: only the column “verdict” says "
-        "which differences are more than noise. Grey accuracies have an interval that covers chance.",
+        "which differences are more than noise (Holm-adjusted but for the primary endpoint). Intervals are 95%: of "
+        "bits/byte over seeds, of Δ over seeds and text. Tasks: accuracy per byte, grey if the interval covers chance.",
         tuple(columns),
         tuple(rows),
         sortable=True,
@@ -215,29 +199,35 @@ def comparisons(results: Mapping[str, Any]) -> Table:
     rows = []
     for entry in results["comparisons"]:
         label = f"{entry['arms'][0]} − {entry['arms'][1]}"
-        what = metric_name(entry["metric"]) + (f", {entry['domain']}" if entry["domain"] else "")
+        task, _, measure = entry["metric"].rpartition(".")
+        short = {BITS_PER_BYTE: "bits/byte", "gold_bits_per_byte": "gold bits/byte", "acc": "accuracy"}
+        what = ", ".join(part for part in (task, short.get(measure, "accuracy per byte"), entry["domain"]) if part)
         rows.append(
             (
                 Cell(what, what),
                 Cell(label, label),
                 Cell(entry["kind"], entry["kind"]),
-                Cell(signed(entry["delta"]), entry["delta"]),
-                Cell(span(entry["interval"]) if entry["interval"] else f"{entry['rule']} {span(entry['range'])}"),
+                *_delta_cells(entry),
+                Cell(verdict(entry), verdict(entry), muted=entry["verdict"] == CANNOT_TELL),
+                Cell(p_value(entry["p"]), entry["p"]),
+                Cell(p_value(entry["p_holm"]), entry["p_holm"]),
+                Cell(number(entry["minimum_detectable"]), entry["minimum_detectable"]),
                 Cell(number(entry["df"], 1), entry["df"]),
                 Cell(number(entry["se_seeds"], 4), entry["se_seeds"]),
                 Cell(number(entry["se_items"], 4), entry["se_items"]),
-                Cell(number(entry["minimum_detectable"]), entry["minimum_detectable"]),
-                Cell(number(entry["p"]), entry["p"]),
-                Cell(number(entry["p_holm"]), entry["p_holm"]),
-                Cell(verdict(entry), verdict(entry)),
             )
         )
-    hints = (
-        ("metric", ""), ("difference", ""), ("kind", ""), ("Δ", ""), ("95% interval", "one comparison at a time"),
-        ("df", ""), ("SE seeds", ""), ("SE items", ""), ("detectable", "power .8"), ("p", ""),
-        ("p Holm", "within its table"), ("verdict", ""),
+    columns = (
+        ("metric", ""), ("difference", ""), ("kind", ""), ("Δ", ""), ("95% interval", ""), ("verdict", ""),
+        ("p", ""), ("p Holm", ""), ("detectable", ""), ("df", ""), ("SE seeds", ""), ("SE items", ""),
     )  # fmt: skip
-    return Table("Every comparison that was computed.", hints, tuple(rows), sortable=True)
+    return Table(
+        "Every comparison that was computed. Intervals hold for one comparison at a time; p Holm is adjusted within a "
+        "metric (all arms, domains or tasks). Detectable: the true difference that would be found with power .8.",
+        columns,
+        tuple(rows),
+        sortable=True,
+    )
 
 
 def quantities(results: Mapping[str, Any]) -> Table:
@@ -297,9 +287,10 @@ def domain_table(results: Mapping[str, Any]) -> Table:
         cells = [Cell(domain)]
         for name, arm in arms.items():
             difference = against_baseline(results, BITS_PER_BYTE, name, domain)
-            note = (
-                "baseline" if difference is None else f"Δ {signed(difference['delta'])} {span(difference['interval'])}"
-            )
+            if difference is None or difference["rule"] == ONE_SEED:
+                note = "baseline" if name == results["baseline"] else ONE_SEED
+            else:
+                note = f"Δ {signed(difference['delta'])} {span(difference['interval'])}"
             cells.append(Cell(number(arm["domains"][domain]["mean"]), arm["domains"][domain]["mean"], note=note))
         rows.append(tuple(cells))
     return Table(
@@ -386,57 +377,56 @@ def versions(results: Mapping[str, Any]) -> Table:
 
 def manifests(results: Mapping[str, Any]) -> Table:
     links = results["provenance"]["manifests"]
-    stages = list(next(iter(links.values())))
     rows = []
     for key, row in links.items():
         arm, _, seed = key.rpartition("/")
-        rows.append((Cell(f"{arm}, seed {seed}"), *(Cell(stage, link=row[stage]) for stage in stages)))
+        rows.append(
+            (
+                Cell(f"{arm}, seed {seed}"),
+                *(Cell(stage if stage in row else MISSING, link=row.get(stage, "")) for stage in STAGES),
+            )
+        )
     return Table(
         "The manifest of every artefact: full configuration, inputs, versions, wall time.",
-        (("run", ""), *((stage, "") for stage in stages)),
+        (("run", ""), *((stage, "") for stage in STAGES)),
         tuple(rows),
         numeric=False,
     )
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The top of the report as Markdown."""
-    top = top_box(results)
-    parts = [f"# {_md(results['title'])}", f"**{_md(top['verdict'])}**", _md(top["question"])]
-    parts.append("\n".join(f"- {_md(name)}: {_md(value)}" for name, value in top["facts"]))
-    if results["references"]:
-        parts.append(
-            "Reference lines: "
-            + ", ".join(f"{_md(k)} {v:.3f}" for k, v in results["references"].items())
-            + " bits/byte"
-        )
-    parts.append(
-        "## What to keep in mind\n\n" + "\n".join(f"- {_md(text)}" for text in [*results["notes"], *results["caveats"]])
-    )
-    for title, table in (("Arms", leaderboard(results)), ("What was equal, what was not", quantities(results))):
-        parts.append(f"## {title}\n\n{_md(table.caption)}\n\n{_md_table(table)}")
-    return "\n\n".join(parts) + "\n"
+def _delta_cells(entry: Mapping[str, Any]) -> tuple[Cell, Cell]:
+    """Δ and its interval, or what the number of seeds allows instead."""
+    if entry["rule"] == ONE_SEED:
+        return Cell(MISSING), Cell(ONE_SEED)
+    interval = span(entry["interval"]) if entry["interval"] else f"{entry['rule']} {span(entry['range'])}"
+    return Cell(signed(entry["delta"]), entry["delta"]), Cell(interval)
 
 
 def _difference_cells(entry: Mapping[str, Any] | None) -> tuple[Cell, Cell]:
     if entry is None:
         return Cell(MISSING), Cell("baseline", muted=True)
+    if entry["rule"] == ONE_SEED:
+        return Cell(MISSING, muted=True, note=ONE_SEED), Cell(entry["verdict"], muted=True)
     if entry["interval"] is None:
         return Cell(signed(entry["delta"]), entry["delta"], muted=True, note=entry["rule"]), Cell(
             entry["verdict"], muted=True
         )
-    words = {A_BETTER: "better than baseline", B_BETTER: "worse than baseline"}
+    words = {A_BETTER: "better", B_BETTER: "worse"}
     text = words.get(entry["verdict"], entry["verdict"])
     return Cell(signed(entry["delta"]), entry["delta"], note=span(entry["interval"])), Cell(
-        text, text, muted=text == "cannot tell"
+        text, text, muted=text == CANNOT_TELL
     )
 
 
 def _accuracy(task: Mapping[str, Any]) -> Cell:
     accuracy = task["acc_bytes"]
     interval = accuracy["interval_with_items"]
-    note = "" if interval is None else f"[{share(interval[0])}, {share(interval[1])}]"
+    note = "" if interval is None else f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}%"
     return Cell(share(accuracy["mean"]), accuracy["mean"], muted=task["at_chance"], note=note)
+
+
+def _percent(value: float | None) -> str:
+    return MISSING if value is None else f"{100 * value:.3g}%"
 
 
 def _spread(values: Sequence[float | None]) -> Cell:
@@ -454,20 +444,3 @@ def _spread(values: Sequence[float | None]) -> Cell:
 def _setting(value: Any, base: Any, is_base: bool) -> Cell:
     text = MISSING if value is None else str(value)
     return Cell(text, muted=not is_base and value == base)
-
-
-def _md(text: str) -> str:
-    """Text that Markdown and HTML leave alone."""
-    for mark in "\\`*_[]<>|#":
-        text = text.replace(mark, f"\\{mark}")
-    return text.replace("\n", " ")
-
-
-def _md_table(table: Table) -> str:
-    lines = [
-        "| " + " | ".join(_md(title) for title, _ in table.columns) + " |",
-        "|---" + "|---:" * (len(table.columns) - 1) + "|",
-    ]
-    for row in table.rows:
-        lines.append("| " + " | ".join(_md(f"{c.text} ({c.note})" if c.note else c.text) for c in row) + " |")
-    return "\n".join(lines)

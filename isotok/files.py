@@ -81,7 +81,9 @@ def publish_dir(partial: Path, final: Path) -> None:
     """fsync every file of `partial`, then rename it to `final`, which must not exist."""
     for root, _, names in os.walk(partial):
         for name in names:
-            fsync_path(Path(root) / name)
+            path = Path(root) / name
+            if not path.is_symlink():  # a link may lead nowhere; the folder's entry holds it
+                fsync_path(path)
         fsync_path(Path(root))
     partial.rename(final)
     fsync_path(final.parent)

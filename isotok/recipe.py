@@ -37,7 +37,7 @@ def recipe(cls: type[T]) -> type[T]:
     """Class decorator: frozen, keyword-only, unknown keys refused, types, literals and ranges checked."""
     wrapped = pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
     wrapped.__isotok_recipe__ = True  # type: ignore[attr-defined]
-    return wrapped
+    return wrapped  # type: ignore[return-value]  # pydantic's stub gives its own protocol
 
 
 def is_recipe(obj: object) -> bool:
@@ -51,7 +51,7 @@ def target(obj: object) -> str:
 
 def impl_fields(cls: type) -> set[str]:
     """Names of the fields that are marked `Impl`."""
-    hints = {}
+    hints: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         hints.update(getattr(base, "__annotations__", {}))
     return {name for name, hint in hints.items() if _IMPL in getattr(hint, "__metadata__", ())}

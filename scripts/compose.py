@@ -98,9 +98,9 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(_unknown_key(error, overrides) or _first_lines(error)) from None
     assert isinstance(config, dict)
     known = (*GROUPS, *RUN_KEYS, *EXPERIMENT_KEYS)
-    for key in config:
+    for key in map(str, config):
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
+            close = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(f"{key}: no such key{hint} (top-level keys: {', '.join(known)})")
     return {str(key): value for key, value in config.items()}

@@ -65,7 +65,8 @@ def _missing(targets: Sequence[Node], store: Store) -> list[Node]:
 def _run_pool(needed: list[Node], store: Store, jobs: int, plugins: Sequence[str]) -> None:
     context = multiprocessing.get_context("spawn")
     failed: dict[Node, BaseException] = {}
-    todo, running = list(needed), {}
+    todo = list(needed)
+    running: dict[futures.Future[None], Node] = {}
     pool = futures.ProcessPoolExecutor(
         jobs, mp_context=context, initializer=_child, initargs=(os.getpid(), tuple(plugins))
     )

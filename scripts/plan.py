@@ -14,13 +14,13 @@ from scripts.store import Store
 if TYPE_CHECKING:
     from training.budget import Plan
 
-TIMED_STEPS = 3
-TIMED_PARAMETERS = 200_000_000
+TIMED_PASSES = 3
+TIMED_FLOPS = 2e11
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One arm of the table. memory_bytes is an estimate; seconds a measurement of a few steps, None if not taken."""
+    """One arm of the table. memory_bytes is an estimate; seconds comes from a measurement, None if not taken."""
 
     arm: str
     runs: int
@@ -78,7 +78,6 @@ def _row(name: str, runs: int, run: Run, graph: Graph, store: Store, measure: bo
     config = run.model.config(vocab_size, plan.context_tokens, vocab_size - 1)
     parameters = count_parameters(config)
     terms = forward_flops_per_token(config, plan.context_tokens)
-    timed = measure and parameters.total <= TIMED_PARAMETERS
     return Row(
         arm=name,
         runs=runs,
@@ -87,8 +86,8 @@ def _row(name: str, runs: int, run: Run, graph: Graph, store: Store, measure: bo
         body_parameters=parameters.body,
         head_share=terms["head"] / sum(terms.values()),
         plan=plan,
-        memory_bytes=_memory_bytes(config, parameters.total, plan),
-        seconds=_step_seconds(config, run, plan) * plan.stop_step if timed else None,
+        memory_bytes=_memory_bytes(config, parameters.total, run, plan),
+        seconds=_run_seconds(config, run, plan) if measure else None,
         assumed=assumed,
     )
 
@@ -146,35 +145,42 @@ def print_plan(rows: list[Row], file: IO[str] = sys.stdout) -> None:
         console.print(f"! {warning}", markup=False, highlight=False)
 
 
-def _memory_bytes(config: Any, parameters: int, plan: "Plan") -> float:
-    # Weights, gradients, two moments in fp32; saved activations a layer; logits, their log-softmax and gradient.
-    ids = plan.rows * plan.context_tokens
-    width, heads = config.hidden_size, config.num_attention_heads
-    inner = getattr(config, "intermediate_size", None) or 4 * width
-    activations = 4 * ids * config.num_hidden_layers * (10 * width + 3 * inner + heads * plan.context_tokens)
+def _memory_bytes(config: Any, parameters: int, run: Run, plan: "Plan") -> float:
+    """An estimate in fp32: weights, gradients, two moments; activations a layer; logits, log-softmax and gradient."""
+    from training.loop import cpu_micro_rows
+
+    given = run.engine.micro_rows
+    ids = (cpu_micro_rows(plan, config.vocab_size) if given == "auto" else given) * plan.context_tokens
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    activations = 4 * ids * config.num_hidden_layers * (10 * config.hidden_size + 3 * inner)
     return 16 * parameters + activations + 3 * 4 * ids * config.vocab_size
 
 
-def _step_seconds(config: Any, run: Run, plan: "Plan") -> float:
-    """Seconds a training step, the fastest of a few on random ids."""
+def _run_seconds(config: Any, run: Run, plan: "Plan") -> float | None:
+    """Seconds of a run, from the fastest of a few passes over as many rows as the measurement affords.
+
+    None for a model of which one row is too much for a quick look.
+    """
     import torch
 
     from modeling.init import build_model
-    from training.engines import prepare
+    from training.engines import choose_device, prepare
+    from training.loop import sum_of_losses
 
-    say(f"measuring {TIMED_STEPS} steps of {run.model.label} with a vocabulary of {config.vocab_size:,}")
-    torch.set_num_threads(run.engine.threads)
+    affordable = TIMED_FLOPS * (100 if choose_device(run.engine).type == "cuda" else 1)
+    rows = min(plan.rows, int(affordable / plan.flops_per_step * plan.rows))
+    if rows < 1:
+        return None
+    say(f"measuring {TIMED_PASSES} passes of {run.model.label} with a vocabulary of {config.vocab_size:,}")
     engine = prepare(build_model(config, 0), run.training, run.engine)
-    ids = torch.randint(config.vocab_size, (plan.rows, plan.context_tokens), device=engine.device)
+    ids = torch.randint(config.vocab_size, (rows, plan.context_tokens), device=engine.device)
     best = float("inf")
-    for _ in range(1 + TIMED_STEPS):
+    for _ in range(TIMED_PASSES):
         start = time.perf_counter()
-        with engine.autocast():
-            loss = engine.model(input_ids=ids, labels=ids).loss
-        engine.micro_backward(loss, True)
+        engine.micro_backward(sum_of_losses(engine, ids, ids) / ids.numel(), last=True)
         float(engine.update(0.0))
         best = min(best, time.perf_counter() - start)
-    return best
+    return best * plan.rows / rows * plan.stop_step
 
 
 def _short(number: float) -> str:

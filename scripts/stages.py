@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from isotok.errors import IsotokError
-from isotok.files import check_free_space, read_json, write_json
+from isotok.files import check_free_space, read_json
 from isotok.progress import say
-from isotok.recipe import build
+from isotok.recipe import OWN_PACKAGES, build
 from scripts.store import Node, Store
 
 Folders = dict[str, Path]
@@ -51,19 +51,24 @@ def _encode(node: Node, folders: Folders, out: Path) -> Figures:
 
 
 def _pretrain(node: Node, folders: Folders, out: Path) -> Figures:
-    spec = {
-        "label": node.name,
-        "seed": node.config["seed"],
-        "corpus": str(folders["corpus"].resolve()),
-        "tokenizer": str(folders["tokenizer"].resolve()),
-        "tokens": str(folders["encode"].resolve()),
-        **{group: node.config[group] for group in ("model", "transform", "budget", "training", "engine")},
+    from training.api import prepare_run
+
+    recipes = {
+        group: build(node.config[group], group) for group in ("model", "transform", "budget", "training", "engine")
     }
-    write_json(out / "run.json", spec)
-    return run_worker(out)
+    prepare_run(
+        **recipes,
+        tokens=folders["encode"],
+        tokenizer=folders["tokenizer"],
+        out=out,
+        label=node.name,
+        seed=node.config["seed"],
+        corpus=str(folders["corpus"].resolve()),
+    )
+    return run_worker(out, allow=None)
 
 
-def run_worker(run_dir: Path) -> Figures:
+def run_worker(run_dir: Path, *, allow: tuple[str, ...] | None = OWN_PACKAGES) -> Figures:
     """Train what RUN_DIR/run.json says, with validation in bits per byte on the corpus' own split.
 
     Reads run.json and the folders it names, writes into RUN_DIR only, resumes from its newest valid checkpoint.
@@ -74,13 +79,14 @@ def run_worker(run_dir: Path) -> Figures:
 
     spec = read_json(run_dir / "run.json")
     texts: list[str] = []
-    wanted = spec["training"]["validation_bytes"]
+    missing = spec["training"]["validation_bytes"]
     for document in read_documents(Path(spec["corpus"]), "validation"):
-        if sum(len(text.encode()) for text in texts) >= wanted:
+        if missing <= 0:
             break
         texts.append(document.text)
+        missing -= document.n_bytes
     validator = Validator(load_tokenizer(Path(spec["tokenizer"])), texts, spec["budget"]["context_bytes"])
-    return run(run_dir, validator)
+    return run(run_dir, validator, allow=allow)
 
 
 def _evaluate(node: Node, folders: Folders, out: Path) -> Figures:

@@ -9,7 +9,6 @@ Importing this package imports neither torch nor transformers; training and load
 
 from tokenization.bpe import BPE
 from tokenization.byte_level import ByteLevel
-
 from tokenization.corpus import Document, build_corpus, read_documents
 from tokenization.encode import TokenData, encode_corpus
 from tokenization.stochastok import StochasTok

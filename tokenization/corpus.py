@@ -28,13 +28,14 @@ COLUMNS = ("id", "text", "group", "domain", "n_bytes")
 
 
 def build_corpus(recipe: Corpus, out: Path) -> dict[str, Any]:
-    """Build the corpus in `out`, an existing empty folder; returns the figures that `corpus.json` holds.
+    """Build the corpus in `out`, a new or empty folder; returns the figures that `corpus.json` holds.
 
     Documents are cut to `max_document_bytes` first, so that neither memory nor the search for duplicates depends on
     how long they were. All text is in memory at once, at most about `max_bytes`.
     """
     from tokenization.dedup import leak
 
+    out.mkdir(parents=True, exist_ok=True)
     documents, duplicates, reading = _read(recipe)
     sides = split_groups(documents, recipe)
     splits = {split: [d for d in documents if sides[d.group] == split] for split in SPLITS}

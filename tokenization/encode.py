@@ -34,6 +34,7 @@ def encode_corpus(corpus: Path, tokenizer_folder: Path, out: Path) -> dict[str, 
     from tokenization.corpus import read_documents
     from tokenization.tokenizer import is_byte_level, load_tokenizer
 
+    out.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(tokenizer_folder)
     id_bytes = np.load(tokenizer_folder / "id_bytes.npy") if is_byte_level(tokenizer) else None
     total = sum(path.stat().st_size for path in corpus.glob("*.parquet"))

@@ -6,7 +6,7 @@ All are Hugging Face tokenizers: a folder that `AutoTokenizer` loads as `PreTrai
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from isotok.errors import ConfigError, DataError
 from isotok.files import write_json
@@ -66,6 +66,7 @@ def train_tokenizer(recipe: TokenizerRecipe, corpus: Path, out: Path) -> dict[st
         def __iter__(self) -> Iterator[str]:
             return (document.text for document in read_documents(corpus, "train"))
 
+    out.mkdir(parents=True, exist_ok=True)
     tokenizer = recipe.train(TrainTexts())
     save_tokenizer(tokenizer, out)
     probe = [document.text[:20_000] for _, document in zip(range(20), read_documents(corpus, "train"))]
@@ -92,12 +93,12 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     if not (folder / "tokenizer.json").is_file():
         raise DataError(f"{folder}: no tokenizer.json here; is this a tokenizer folder?")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the library raises bare Exception on a broken tokenizer.json
         raise DataError(f"{folder}: transformers cannot load this tokenizer ({error})") from error
     if tokenizer.eos_token_id is None:
         raise DataError(f"{folder}: the tokenizer has no end-of-text token; set eos_token in tokenizer_config.json")
-    return tokenizer
+    return cast("PreTrainedTokenizerFast", tokenizer)
 
 
 def encode_text(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[int]:

@@ -34,10 +34,44 @@ def pretrain(
     The same call resumes a run that was stopped. `out/model` loads with `AutoModelForCausalLM` and `AutoTokenizer`.
     validate: model → bits per byte, called at the validation points of `training`.
     """
-    from tokenization import TokenData, load_tokenizer
-    from training.worker import run, write_run
+    from training.worker import run
 
-    training, engine, transform = training or Training(), engine or Engine(), transform or NoTransform()
+    prepare_run(
+        model=model,
+        tokens=tokens,
+        tokenizer=tokenizer,
+        budget=budget,
+        out=out,
+        training=training or Training(),
+        transform=transform or NoTransform(),
+        engine=engine or Engine(),
+        label=label,
+        seed=seed,
+    )
+    return run(out, validate, allow=None)
+
+
+def prepare_run(
+    *,
+    model: "ModelRecipe",
+    tokens: Path,
+    tokenizer: Path,
+    budget: Budget,
+    out: Path,
+    training: Training,
+    transform: Transform,
+    engine: Engine,
+    label: str,
+    seed: int,
+    **notes: Any,
+) -> None:
+    """Resolve the budget and write `out/run.json`, all that `training.worker.run` needs to know.
+
+    notes: further entries of run.json, for whoever calls the worker with a validation of its own.
+    """
+    from tokenization import TokenData, load_tokenizer
+    from training.worker import write_run
+
     data, loaded = TokenData.open(tokens, "train"), load_tokenizer(tokenizer)
     plan = plan_run(budget, model, training, transform, data, loaded)
     for warning in plan.warnings:
@@ -53,6 +87,6 @@ def pretrain(
         "training": describe(training),
         "engine": describe(engine),
         "plan": asdict(plan),
+        **notes,
     }
     write_run(out, spec)
-    return run(out, validate, allow=None)

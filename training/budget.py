@@ -83,17 +83,38 @@ def plan_run(
     tokenizer: "PreTrainedTokenizerFast",
 ) -> Plan:
     """Resolve a budget for one arm from its training split. Raises ConfigError where the comparison would not hold."""
+    return resolve_budget(
+        budget,
+        model,
+        training,
+        vocab_size=data.vocab_size,
+        eos_id=data.eos_id,
+        bytes_per_token=measure_bytes_per_token(data, transform, tokenizer),
+        train_bytes=float(data.n_bytes.sum()),
+    )
+
+
+def resolve_budget(
+    budget: Budget,
+    model: "ModelRecipe",
+    training: Training,
+    *,
+    vocab_size: int,
+    eos_id: int,
+    bytes_per_token: float,
+    train_bytes: float,
+) -> Plan:
+    """`plan_run` from figures instead of data: bytes per token after the transform, bytes of the training text."""
     from modeling.flops import superbpe_training_flops_per_token, training_flops_per_token
     from modeling.init import count_parameters
 
-    total_bytes = int(data.n_bytes.sum())
-    if budget.context_bytes > total_bytes:
+    if budget.context_bytes > train_bytes:
         raise ConfigError(
-            f"budget.context_bytes={budget.context_bytes:,}: longer than the training text ({total_bytes:,} bytes)"
+            f"budget.context_bytes={budget.context_bytes:,}: longer than the training text ({train_bytes:,.0f} bytes); "
+            "lower it or give more text"
         )
-    bytes_per_token, growth = measure_bytes_per_token(data, transform, tokenizer)
     context, error = context_tokens(budget.context_bytes, bytes_per_token)
-    config = model.config(data.vocab_size, context, data.eos_id)
+    config = model.config(vocab_size, context, eos_id)
     step_tokens = budget.rows * context
     step_flops = step_tokens * training_flops_per_token(config, context)
     step_cost = {
@@ -104,7 +125,7 @@ def plan_run(
     }[budget.unit]
     steps = budget_steps(budget, step_cost)
     stop_step = max(1, round(budget.stop_at * steps))
-    passes_a_step = step_tokens / (data.n_tokens * growth)
+    passes_a_step = step_tokens * bytes_per_token / train_bytes
     _check_passes(budget, steps, stop_step, passes_a_step, step_cost)
     tokens = stop_step * step_tokens
     return Plan(
@@ -126,23 +147,19 @@ def plan_run(
     )
 
 
-def measure_bytes_per_token(
-    data: "UnitData", transform: "Transform", tokenizer: "PreTrainedTokenizerFast"
-) -> tuple[float, float]:
-    """(bytes per token after the transform, tokens after over before), over the first SAMPLE_BYTES of the split.
+def measure_bytes_per_token(data: "UnitData", transform: "Transform", tokenizer: "PreTrainedTokenizerFast") -> float:
+    """Bytes per token after the transform, over the first SAMPLE_BYTES of the split.
 
     The same documents for every arm and seed: a transform is bound to seed 0, so that seeds share one context.
     """
     apply = transform.bind(tokenizer, 0)
-    n_bytes = before = after = 0
+    n_bytes = n_tokens = 0
     for unit in range(len(data)):
-        ids = data.ids(unit)
-        before += len(ids)
-        after += len(apply(ids, 0, unit))
+        n_tokens += len(apply(data.ids(unit), 0, unit))
         n_bytes += int(data.n_bytes[unit])
         if n_bytes >= SAMPLE_BYTES:
             break
-    return n_bytes / after, after / before
+    return n_bytes / n_tokens
 
 
 def context_tokens(context_bytes: int, bytes_per_token: float) -> tuple[int, float]:

@@ -122,6 +122,11 @@ def sum_of_losses(engine: SingleEngine, inputs: torch.Tensor, targets: torch.Ten
     return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
 
 
+def cpu_micro_rows(plan: Plan, vocab_size: int) -> int:
+    """Rows of a micro-batch whose fp32 logits stay under CPU_LOGITS_BYTES."""
+    return min(plan.rows, max(1, CPU_LOGITS_BYTES // (plan.context_tokens * vocab_size * 4)))
+
+
 def dry_run(engine: SingleEngine, plan: Plan, vocab_size: int, micro_rows: int | str) -> int:
     """Forward and backward of the largest micro-batch before the first step; returns the rows of a micro-batch.
 
@@ -131,7 +136,7 @@ def dry_run(engine: SingleEngine, plan: Plan, vocab_size: int, micro_rows: int |
     if micro_rows != "auto":
         rows = min(int(micro_rows), plan.rows)
     elif engine.device.type == "cpu":
-        rows = min(plan.rows, max(1, CPU_LOGITS_BYTES // (plan.context_tokens * vocab_size * 4)))
+        rows = cpu_micro_rows(plan, vocab_size)
     else:
         rows = plan.rows
     while True:

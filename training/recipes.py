@@ -33,8 +33,8 @@ class Training:
     decay: Fraction = 0.2
     min_lr_ratio: Fraction = 0.1
     precision: Literal["fp32", "bf16"] = "fp32"
-    validation_bytes: Annotated[int, Field(ge=1)] = 100_000
-    validations: Annotated[int, Field(ge=0)] = 4
+    validation_bytes: Annotated[int, Field(ge=1)] = 40_000
+    validations: Annotated[int, Field(ge=0)] = 8
     save_every_steps: Impl[Annotated[int, Field(ge=1)]] = 200
     log_every_s: Impl[Annotated[float, Field(ge=0)]] = 10.0
     wandb: Impl[Literal["offline", "online", "disabled"]] = "offline"

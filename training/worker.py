@@ -141,7 +141,7 @@ def loss_figures(metrics: list[dict[str, Any]], stop_step: int, validations: lis
         return bits_per_byte(sum(row["train_nats"] for row in part), sum(row["train_bytes"] for row in part))
 
     third, fourth = mean(0.5, 0.75), mean(0.75, 1.0)
-    at_75 = max((step for step in validations if step <= 0.75 * stop_step), default=None)
+    at_75 = min(validations[:-1], key=lambda step: abs(step - 0.75 * stop_step), default=None)
     before, end = scores.get(at_75) if at_75 else None, scores.get(stop_step)
     return {
         "final_train_bpb": mean(1 - TAIL, 1.0),

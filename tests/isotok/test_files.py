@@ -88,6 +88,7 @@ def test_lock_of_another_host_is_waited_for_until_stale(tmp_path):
 def test_publish_renames_a_whole_folder(tmp_path):
     (tmp_path / "x.partial" / "deep").mkdir(parents=True)
     (tmp_path / "x.partial" / "deep" / "f").write_text("1")
+    (tmp_path / "x.partial" / "deep" / "dangling").symlink_to("nowhere")
     files.publish_dir(tmp_path / "x.partial", tmp_path / "x")
     assert (tmp_path / "x" / "deep" / "f").read_text() == "1"
     assert not (tmp_path / "x.partial").exists()

@@ -26,6 +26,15 @@ def test_every_experiment_composes(name):
     assert all(arm.runs for arm in experiment.arms)
 
 
+def test_an_experiment_overrides_the_defaults_of_the_top_level():
+    demo = build_experiment(["experiment=demo"])
+    assert [list(arm.runs) for arm in demo.arms] == [[0, 1, 2]] * 4
+    assert (demo.study.baseline, demo.study.endpoint_arm) == ("bpe", "superbpe")
+    assert demo.study.notes
+    quick = build_experiment(["experiment=demo", "debug=quick"])
+    assert quick.arms[0].runs[0].budget.amount == 20
+
+
 def test_every_folder_of_configs_is_a_group():
     assert {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} <= {*GROUPS, "experiment", "debug"}
 

@@ -11,27 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.scripts.smoke import arguments, isotok
+
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
-
-
-def arguments(tiny_files: Path) -> list[str]:
-    return [
-        "experiment=smoke",
-        "corpus=local",
-        f"corpus.paths=[{tiny_files}/*.txt]",
-        "corpus.test_fraction=0.2",
-        "tokenizer.vocab_size=400",
-        'arms.superbpe=["tokenizer=superbpe"]',
-        'arms.stochastok=["tokenizer=bpe","transform=stochastok"]',
-        "training.wandb=disabled",
-    ]
-
-
-def isotok(cwd: Path, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scripts.cli", *args]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=500)
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 def snapshot(store: Path) -> dict[str, int]:
@@ -47,14 +29,6 @@ def results(folder: Path) -> dict:
 def weights(store: Path) -> dict[str, str]:
     found = sorted((store / "pretrain").glob("*/train.json"))
     return {path.parent.name: json.loads(path.read_text())["weights_sha256"] for path in found}
-
-
-@pytest.fixture(scope="module")
-def first(tiny_files, tmp_path_factory):
-    """A finished smoke experiment: (working folder, report folder)."""
-    cwd = tmp_path_factory.mktemp("first")
-    done = isotok(cwd, "run", *arguments(tiny_files))
-    return cwd, cwd / done.stdout.splitlines()[-1]
 
 
 def test_report_and_all_its_forms(first):

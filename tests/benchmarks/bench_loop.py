@@ -1,4 +1,4 @@
-"""Speed of the training loop against a bare one: `python tests/training/bench_loop.py [rounds] [steps]`.
+"""Speed of the training loop against a bare one: `python tests/benchmarks/bench_loop.py [rounds] [steps]`.
 
 Same model (llama_tiny), batches and optimizer, one thread. The bare loop has its batches in memory and does nothing
 beside forward, backward, clip and step; ours reads row streams, writes metrics, checks for finite losses and feeds

@@ -1,0 +1,25 @@
+"""A whole experiment in seconds, as the command line runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def arguments(tiny_files: Path) -> list[str]:
+    return [
+        "experiment=smoke",
+        "corpus=local",
+        f"corpus.paths=[{tiny_files}/*.txt]",
+        "corpus.test_fraction=0.2",
+        "tokenizer.vocab_size=400",
+        'arms.superbpe=["tokenizer=superbpe"]',
+        'arms.stochastok=["tokenizer=bpe","transform=stochastok"]',
+        "training.wandb=disabled",
+    ]
+
+
+def isotok(cwd: Path, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scripts.cli", *args]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=500)
+    assert not check or done.returncode == 0, done.stderr
+    return done

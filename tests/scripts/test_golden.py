@@ -1,0 +1,45 @@
+"""What each stage gives on a tiny input. When a line here changes, bump that stage in scripts/graph.py FORMATS.
+
+Figures that pass through floating point are held to four digits, as processors round differently.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.graph import FORMATS
+from tokenization import TokenData
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
+
+GOLDEN: dict[str, tuple[int, object]] = {}
+
+
+def outputs(runs: Path) -> dict[str, object]:
+    def one(stage: str, pattern: str = "*") -> Path:
+        return next(path for path in sorted((runs / stage).glob(pattern)) if path.is_dir())
+
+    def data(path: Path) -> dict:
+        return json.loads(path.read_text())
+
+    tokens = TokenData.open(one("encode", "superbpe*"), "train")
+    ids = hashlib.sha256(b"".join(tokens.ids(unit).tobytes() for unit in range(len(tokens)))).hexdigest()
+    trained = data(one("pretrain", "*stochastok*") / "train.json")
+    evaluated = data(one("evaluate", "*superbpe*") / "results.json")
+    return {
+        "corpus": data(one("corpus") / "corpus.json")["sha256"][:16],
+        "tokenizer": hashlib.sha256((one("tokenizer", "superbpe*") / "tokenizer.json").read_bytes()).hexdigest()[:16],
+        "encode": ids[:16],
+        "pretrain": [trained[key] for key in ("steps", "context_tokens", "tokens", "bytes", "flops")]
+        + [f"{trained['final_train_bpb']:.4g}"],
+        "evaluate": [evaluated["evaluation_items_sha256"][:16], f"{evaluated['bpb']['bits_per_byte']:.4g}"],
+        "reference": {k: f"{v:.4g}" for k, v in data(one("reference") / "reference.json").items() if k != "xz"},
+        "report": sorted(data(one("report") / "results.json")),
+    }
+
+
+@pytest.mark.parametrize("stage", FORMATS)
+def test_result_changes_only_with_its_format(first, stage):
+    assert (FORMATS[stage], outputs(first[0] / "runs")[stage]) == GOLDEN[stage]
