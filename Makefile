@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types clean
+.PHONY: help setup demo test check lint types bench clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+bench: setup ## speed as ratios to peers; not part of the tests
+	$(BIN)/python tests/benchmarks/bench_loop.py
 
 clean: ## remove the environment and caches; artefacts in runs/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -29,6 +29,7 @@ def caveats(study: Study, results: Mapping[str, Any]) -> list[str]:
                 f"({', '.join(entry['opposite_domains'])}): no pooled claim is made."
             )
     found.extend(_text_read(study.baseline, arms))
+    found.extend(_against_counting(results))
     for name, arm in arms.items():
         passes = arm["quantities"]["passes"]
         if passes is not None and passes > 1:
@@ -75,6 +76,22 @@ def caveats(study: Study, results: Mapping[str, Any]) -> list[str]:
         + ", not the text: intervals over seeds do not cover another draw of training text."
     )
     return found
+
+
+def _against_counting(results: Mapping[str, Any]) -> list[str]:
+    """Which arms pass the order-2 byte Markov model, the line under which a model has learned more than spelling."""
+    line = results["references"].get("markov_2")
+    if line is None:
+        return []
+    below = {name: arm["bits_per_byte"]["mean"] < line for name, arm in results["arms"].items()}
+    passed = ", ".join(name for name, passes in below.items() if passes)
+    missed = [name for name, passes in below.items() if not passes]
+    text = f"Below an order-2 byte Markov model ({line:.3f} bits/byte, counted on the whole training text): "
+    if not missed:
+        return [text + "every arm."]
+    read = {name: results["arms"][name]["quantities"]["bytes"] for name in missed}
+    listed = ", ".join(name if read[name] is None else f"{name} ({read[name] / 1e6:.2f} MB read)" for name in missed)
+    return [f"{text}{passed or 'none'}. Not below it: {listed}."]
 
 
 def version_differences(results: Mapping[str, Any]) -> list[str]:

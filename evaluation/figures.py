@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from evaluation import tables
 from evaluation.cells import signed, span
 from evaluation.curves import Curve, Curves
-from evaluation.gather import BITS_PER_BYTE
+from evaluation.gather import BITS_PER_BYTE, REFERENCES
 from evaluation.stats import INTERVAL
 
 # After Okabe and Ito's colour-blind-safe colours, darkened or lightened for contrast with the page.
@@ -129,7 +129,7 @@ def _runs(results: Mapping[str, Any]) -> Picture | None:
     low, high = axes.get_xlim()
     order = sorted(references, key=lambda name: references[name])
     for name, x in zip(order, _spread([references[name] for name in order], 0.2 * (high - low), low, high)):
-        text = f"{name.replace('_', ' ')}\n{references[name]:.2f}"
+        text = f"{REFERENCES[name]}\n{references[name]:.2f}"
         axes.annotate(
             text,
             (references[name], 1),
@@ -179,7 +179,7 @@ def _learning(results: Mapping[str, Any], curves: Curves, part: str, x: str, ind
     for name, value in results["references"].items():
         if bottom < value < top:
             axes.axhline(value, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-            labels.append((value, name.replace("_", " "), INK, "normal"))
+            labels.append((value, REFERENCES[name], INK, "normal"))
     labels.sort()
     places = _spread([label[0] for label in labels], 0.066 * (top - bottom), bottom, top)
     for (_, text, colour, weight), y in zip(labels, places):
@@ -215,17 +215,12 @@ def _cost(results: Mapping[str, Any], kind: str) -> Picture | None:
     axes.set_xlim(max(low, 0) if low < 0 else low, high)
     bottom, top = axes.get_ylim()
     low, high = axes.get_xlim()
-    # Names above their dots; where two arms cost nearly the same, the later one goes below.
-    taken: list[tuple[float, float]] = []
-    for name in sorted(costs, key=lambda name: (costs[name], name)):
-        values = list(arms[name]["bits_per_byte"]["values"].values())
-        y = max(values) + 0.045 * (top - bottom)
-        if any(
-            abs(costs[name] - x) < 0.2 * (high - low) and abs(y - other) < 0.09 * (top - bottom) for x, other in taken
-        ):
-            y = min(values) - 0.1 * (top - bottom)
-        taken.append((costs[name], y))
-        axes.text(costs[name], y, _short(name), color=_look(results, name)[0], ha="center", fontweight="bold")
+    # Names to the right of their dots, moved apart where arms lie close.
+    order = tables.by_mean(results)
+    heights = _spread([arms[name]["bits_per_byte"]["mean"] for name in order], 0.08 * (top - bottom), bottom, top)
+    for name, y in zip(order, heights):
+        x = costs[name] + 0.03 * (high - low)
+        axes.text(x, y, _short(name), color=_look(results, name)[0], ha="left", va="center", fontweight="bold")
     axes.xaxis.set_major_formatter(_scaled(axes.get_xlim()[1]))
     axes.set_xlabel(f"inference FLOPs a byte, {'prefill' if kind == 'prefill' else 'decoding'}")
     axes.set_ylabel("bits per byte, test text")
@@ -354,9 +349,7 @@ def _label_room(names: Iterable[str]) -> float:
 
 
 def _outside(references: Mapping[str, float], bottom: float, top: float) -> str:
-    outside = [
-        f"{name.replace('_', ' ')} {value:.2f}" for name, value in references.items() if not bottom < value < top
-    ]
+    outside = [f"{REFERENCES[name]} {value:.2f}" for name, value in references.items() if not bottom < value < top]
     return f" Reference lines beyond the axis: {', '.join(outside)}." if outside else ""
 
 

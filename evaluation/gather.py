@@ -20,7 +20,13 @@ STAGES = ("corpus", "tokenizer", "encode", "pretrain", "evaluate")
 BITS_PER_BYTE = "bits_per_byte"
 TASK_METRICS = ("acc", "acc_bytes", "gold_bits_per_byte")
 DOCUMENT = "document"
-REFERENCES = ("byte_unigram", "markov_2", "markov_3", "xz")
+REFERENCES = {
+    "byte_unigram": "byte unigram",
+    "markov_2": "order-2 Markov",
+    "markov_3": "order-3 Markov",
+    "xz": "xz",
+}
+"""Reference lines and how they are called in the report."""
 
 
 @dataclass(frozen=True)

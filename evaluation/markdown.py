@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluation.cells import Table
+from evaluation.gather import REFERENCES
 from evaluation.tables import leaderboard, quantities, top_box
 
 
@@ -15,7 +16,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     if results["references"]:
         parts.append(
             "Reference lines: "
-            + ", ".join(f"{_md(k)} {v:.3f}" for k, v in results["references"].items())
+            + ", ".join(f"{REFERENCES[k]} {v:.3f}" for k, v in results["references"].items())
             + " bits/byte"
         )
     parts.append(

@@ -21,6 +21,7 @@ from evaluation import caveats, curves, figures, tables
 from evaluation.gather import (
     BITS_PER_BYTE,
     DOCUMENT,
+    REFERENCES,
     STAGES,
     TASK_METRICS,
     Arm,
@@ -122,6 +123,7 @@ def render(results: Mapping[str, Any], lines: curves.Curves) -> str:
         top=tables.top_box(results),
         samples=_samples(results),
         versions_differ=caveats.version_differences(results),
+        reference_names=REFERENCES,
         palette=figures.PALETTE,
         palette_dark=figures.PALETTE_DARK,
     )
@@ -188,6 +190,12 @@ def _quantities(arm: Arm) -> dict[str, Any]:
             values.append(value)
         return values[0] if len(set(values)) == 1 else sum(values) / len(values)
 
+    def inference(phase: str) -> float | None:
+        """On test text, which every arm reads in its canonical encoding, whatever transform it was trained under."""
+        cost, trained = mean("inference_flops_per_byte", phase), mean("bytes_per_token")
+        canonical = intrinsic.get("bytes_per_token")
+        return cost * trained / canonical if cost and trained and canonical else None
+
     first = arm.runs[0]
     intrinsic = first.results.get("intrinsic", {})
     context, ratio = mean("context_tokens"), mean("bytes_per_token")
@@ -214,8 +222,8 @@ def _quantities(arm: Arm) -> dict[str, Any]:
         "context_tokens": context,
         "context_bytes": context * ratio if context is not None and ratio is not None else None,
         "lr": mean("lr"),
-        "inference_flops_per_byte_prefill": mean("inference_flops_per_byte", "prefill"),
-        "inference_flops_per_byte_decode": mean("inference_flops_per_byte", "decode"),
+        "inference_flops_per_byte_prefill": inference("prefill"),
+        "inference_flops_per_byte_decode": inference("decode"),
         "vocabulary_size": intrinsic.get("vocabulary_size", first.tokenizer.get("vocab_size")),
         "vocabulary_used": intrinsic.get("vocabulary_used"),
         "superword_share": intrinsic.get("superword_share"),

@@ -5,7 +5,7 @@ The padding id stays unset in the model's config: transformers would freeze that
 end-of-text id is the only candidate. `generation_config.json` of a trained model names it.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
 import pydantic
 
@@ -57,7 +57,7 @@ class Llama:
     initializer_range: Scale = 0.02
 
     @pydantic.model_validator(mode="after")
-    def _check(self) -> "Llama":
+    def _check(self) -> Self:
         _check_heads(self.hidden_size, self.heads, self.kv_heads)
         return self
 
@@ -68,45 +68,37 @@ class Llama:
     def config(self, vocab_size: int, context_tokens: int, eos_id: int) -> "PreTrainedConfig":
         from transformers import LlamaConfig
 
-        return LlamaConfig(
-            vocab_size=vocab_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.mlp_size,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.heads if self.kv_heads == "all" else self.kv_heads,
-            max_position_embeddings=context_tokens,
-            initializer_range=self.initializer_range,
-            rms_norm_eps=self.norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
-            tie_word_embeddings=self.tied,
-            bos_token_id=None,
-            eos_token_id=eos_id,
-            pad_token_id=None,
-        )
+        return LlamaConfig(**self._settings(vocab_size, context_tokens, eos_id))
+
+    def _settings(self, vocab_size: int, context_tokens: int, eos_id: int) -> dict[str, Any]:
+        return {
+            "vocab_size": vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.mlp_size,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.heads if self.kv_heads == "all" else self.kv_heads,
+            "max_position_embeddings": context_tokens,
+            "initializer_range": self.initializer_range,
+            "rms_norm_eps": self.norm_eps,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "tie_word_embeddings": self.tied,
+            "bos_token_id": None,
+            "eos_token_id": eos_id,
+            "pad_token_id": None,
+        }
 
 
 @recipe
-class OLMo2:
-    """OLMo 2 (OLMo team, 2024): RMSNorm after each block and on queries and keys, RoPE, SwiGLU, no biases.
+class OLMo2(Llama):
+    """OLMo 2 (OLMo team, 2024): as Llama, but RMSNorm after each block and on queries and keys.
 
     mlp_size is the width of the gate and of the up projection: the OLMo code's `mlp_hidden_size` counts both.
     """
 
-    hidden_size: Size
-    layers: Size
-    heads: Size
-    mlp_size: Size
-    kv_heads: Size | Literal["all"] = "all"
     tied: bool = False
     rope_theta: Scale = 500_000.0
     norm_eps: Scale = 1e-6
-    initializer_range: Scale = 0.02
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> "OLMo2":
-        _check_heads(self.hidden_size, self.heads, self.kv_heads)
-        return self
 
     @property
     def label(self) -> str:
@@ -115,22 +107,7 @@ class OLMo2:
     def config(self, vocab_size: int, context_tokens: int, eos_id: int) -> "PreTrainedConfig":
         from transformers import Olmo2Config
 
-        return Olmo2Config(
-            vocab_size=vocab_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.mlp_size,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.heads if self.kv_heads == "all" else self.kv_heads,
-            max_position_embeddings=context_tokens,
-            initializer_range=self.initializer_range,
-            rms_norm_eps=self.norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
-            tie_word_embeddings=self.tied,
-            bos_token_id=None,
-            eos_token_id=eos_id,
-            pad_token_id=None,
-        )
+        return Olmo2Config(**self._settings(vocab_size, context_tokens, eos_id))
 
 
 @recipe
@@ -149,7 +126,7 @@ class GPT2:
     initializer_range: Scale = 0.02
 
     @pydantic.model_validator(mode="after")
-    def _check(self) -> "GPT2":
+    def _check(self) -> Self:
         _check_heads(self.hidden_size, self.heads, "all")
         return self
 

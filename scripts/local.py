@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -120,9 +119,13 @@ def _interrupt(pool: futures.ProcessPoolExecutor) -> None:
             continue
 
 
+_building = False
+
+
 def _child(parent: int, plugins: tuple[str, ...]) -> None:
     os.setsid()
     add_plugins(plugins)
+    signal.signal(signal.SIGINT, _interrupted)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -132,11 +135,19 @@ def _child(parent: int, plugins: tuple[str, ...]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _interrupted(*_: object) -> None:
+    if not _building:
+        os._exit(0)
+    raise KeyboardInterrupt
+
+
 def _build_in_child(node: Node, root: Path) -> None:
+    global _building
     set_label(node.name)
+    _building = True
     try:
         build_node(node, Store(root))
     except KeyboardInterrupt:
         raise InterruptedRun(f"{node.stage} {node.name}: interrupted; run the same command again to go on") from None
     finally:
-        sys.stdout.flush()
+        _building = False
