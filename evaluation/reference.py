@@ -123,5 +123,6 @@ def write_reference(recipe: "Evaluation", corpus: Path, out: Path) -> dict[str, 
     test = choose_documents(read_documents(corpus, "test"), recipe.max_bytes)
     say("reference: byte models and xz")
     figures = reference((d.text for d in read_documents(corpus, "train")), [d.text for d in test])
+    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "reference.json", figures)
     return figures

@@ -125,7 +125,8 @@ def split_groups(documents: Iterable[Document], recipe: Corpus) -> dict[str, str
     if len(size) < 3:
         raise DataError(
             f"{recipe.label}: {len(size)} group(s) of documents, but train, validation and test each need their own; "
-            "give more text, or split it finer (corpus.group=document, or a column with more values)"
+            "give more text, or split it finer (corpus.group=document, a column with more values, or for plain text a "
+            "smaller corpus.target_document_bytes)"
         )
     groups_in = Counter(domain.values())
     strata: dict[str | None, list[str]] = {}

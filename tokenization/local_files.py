@@ -4,6 +4,7 @@ import contextlib
 import glob
 import gzip
 import io
+import itertools
 import json
 import os
 import re
@@ -24,6 +25,7 @@ JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
 COMPRESSED = (".gz", ".zst")
 BLOCK_DOCUMENTS = 8
+MANY_GROUPS = 20
 _READ = 1 << 16
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n\s*")
 
@@ -34,8 +36,9 @@ class LocalFiles(Corpus):
 
     A row of JSON lines or Parquet is a document. A text file is cut at blank lines into documents of about
     `target_document_bytes`. `group` says what stays on one side of a split: `document`; `file`; a column's name
-    (a URL counts as its site); `auto` is `document` for rows, and for text files the file, or blocks of 8 documents
-    on end where a file is longer than that. Paths are no part of the artefact's key: names, sizes and hashes are.
+    (a URL counts as its site); `auto` is `document` for rows, and for text files the file, or blocks of up to 8
+    documents on end where a file is longer than that (shorter blocks where few files hold little text, so that
+    there is something to split). Paths are no part of the artefact's key: names, sizes and hashes are.
     """
 
     paths: Impl[tuple[str, ...]]
@@ -60,10 +63,11 @@ class LocalFiles(Corpus):
 
     def documents(self, tally: Tally | None = None) -> Iterator[Document]:
         tally = Tally() if tally is None else tally
-        for path, name in self._files():
+        files = self._files()
+        for path, name in files:
             with _named_errors(path):
                 if kind(path) in TEXT:
-                    yield from self._text_file(path, name, tally)
+                    yield from self._text_file(path, name, len(files) < MANY_GROUPS, tally)
                 else:
                     unit = "row" if kind(path) in PARQUET else "line"
                     for number, row in _rows(path, self._columns()):
@@ -78,19 +82,21 @@ class LocalFiles(Corpus):
         column = [] if self.group in ("auto", "document", "file") else [self.group]
         return [self.text_field, *column, *([self.domain_field] if self.domain_field else [])]
 
-    def _text_file(self, path: Path, name: str, tally: Tally) -> Iterator[Document]:
+    def _text_file(self, path: Path, name: str, few_files: bool, tally: Tally) -> Iterator[Document]:
         if self.domain_field or self.group not in ("auto", "document", "file"):
             key, value = ("domain_field", self.domain_field) if self.domain_field else ("group", self.group)
             raise ConfigError(f"corpus.{key}={value}: {path} is plain text and has no columns")
         limit = min(4 * self.target_document_bytes, self.max_document_bytes)
-        pieces = _look_ahead(cut_stream(path, min(self.target_document_bytes, limit), limit))
-        for number, (offset, data, last_number) in enumerate(pieces):
+        pieces = cut_stream(path, min(self.target_document_bytes, limit), limit)
+        head = list(itertools.islice(pieces, MANY_GROUPS * BLOCK_DOCUMENTS))
+        block = max(1, len(head) // MANY_GROUPS) if few_files else BLOCK_DOCUMENTS
+        for number, (offset, data) in enumerate(itertools.chain(head, pieces)):
             text = decode(data, f"{path}", self.invalid_utf8, tally, offset)
             if text is None:
                 continue
             group = f"{name}:{number}" if self.group == "document" else name
-            if self.group == "auto" and (number >= BLOCK_DOCUMENTS or last_number >= BLOCK_DOCUMENTS):
-                group = f"{name}#{number // BLOCK_DOCUMENTS}"
+            if self.group == "auto" and len(head) > block:
+                group = f"{name}#{number // block}"
             yield Document(f"{name}:{number}", text, group, "local")
 
 
@@ -229,20 +235,6 @@ def _part_end(data: bytes, target: int, limit: int) -> int:
     if len(data) <= limit:
         return len(data)
     return data.rfind(b"\n", target // 2, limit) + 1 or cut_point(data, 0, limit)
-
-
-def _look_ahead(pieces: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes, int]]:
-    """Add to the first BLOCK_DOCUMENTS pieces the number of the last one that exists, up to BLOCK_DOCUMENTS."""
-    head = []
-    for piece in pieces:
-        head.append(piece)
-        if len(head) > BLOCK_DOCUMENTS:
-            break
-    last = len(head) - 1
-    for offset, data in head:
-        yield offset, data, last
-    for offset, data in pieces:
-        yield offset, data, last
 
 
 def open_bytes(path: Path) -> io.BufferedIOBase:

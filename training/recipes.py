@@ -33,7 +33,7 @@ class Training:
     decay: Fraction = 0.2
     min_lr_ratio: Fraction = 0.1
     precision: Literal["fp32", "bf16"] = "fp32"
-    validation_bytes: Annotated[int, Field(ge=1)] = 40_000
+    validation_bytes: Annotated[int, Field(ge=1)] = 25_000
     validations: Annotated[int, Field(ge=0)] = 8
     save_every_steps: Impl[Annotated[int, Field(ge=1)]] = 200
     log_every_s: Impl[Annotated[float, Field(ge=0)]] = 10.0

@@ -11,7 +11,7 @@ def arguments(tiny_files: Path) -> list[str]:
         "corpus=local",
         f"corpus.paths=[{tiny_files}/*.txt]",
         "corpus.test_fraction=0.2",
-        "tokenizer.vocab_size=400",
+        "tokenizer.vocab_size=380",
         'arms.superbpe=["tokenizer=superbpe"]',
         'arms.stochastok=["tokenizer=bpe","transform=stochastok"]',
         "training.wandb=disabled",

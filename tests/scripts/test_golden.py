@@ -14,7 +14,41 @@ from tokenization import TokenData
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
 
-GOLDEN: dict[str, tuple[int, object]] = {}
+GOLDEN: dict[str, tuple[int, object]] = {
+    "corpus": (1, "db3a33ea904b860a"),
+    "tokenizer": (1, "13aa37c9bc13189b"),
+    "encode": (1, "d239cc8ee5645fb3"),
+    "pretrain": (1, [20, 84, 6720, 20480, 8353013760.0, "2.355"]),
+    "evaluate": (1, ["f8f179aa3030c381", "1.77"]),
+    "reference": (
+        1,
+        {
+            "byte_unigram": "4.496",
+            "markov_2": "1.51",
+            "markov_3": "1.449",
+            "test_bytes": "6635",
+            "train_bytes": "2.491e+04",
+        },
+    ),
+    "report": (
+        1,
+        [
+            "arms",
+            "baseline",
+            "caveats",
+            "comparisons",
+            "endpoint",
+            "evaluation_items_sha256",
+            "experiment",
+            "format",
+            "notes",
+            "provenance",
+            "references",
+            "timing",
+            "title",
+        ],
+    ),
+}
 
 
 def outputs(runs: Path) -> dict[str, object]:

@@ -73,11 +73,20 @@ def test_one_big_text_file_becomes_documents_in_blocks(tmp_path: Path, pack: Cal
     assert all(1500 < d.n_bytes <= 4000 for d in documents[:-1])
     blocks = [d.group for d in documents]
     assert blocks == sorted(blocks, key=lambda group: int(group.split("#")[1]))
-    assert max(blocks.count(group) for group in set(blocks)) == 8
+    assert 20 <= len(set(blocks)) <= 30
     out = tmp_path / "out"
     out.mkdir()
     build_corpus(recipe, out)
     assert all(list(read_documents(out, split)) for split in ("train", "validation", "test"))
+
+
+def test_blocks_of_a_long_file_are_bounded_and_those_of_a_short_one_are_many(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text("\n\n".join(f"Paragraph {i}. " + "word " * 20 for i in range(2000)))
+    blocks = [d.group for d in local(path, target_document_bytes=200).documents()]
+    assert max(blocks.count(group) for group in set(blocks)) == 8
+    path.write_text("\n\n".join(f"Paragraph {i}. " + "word " * 20 for i in range(8)))
+    assert len({d.group for d in local(path, target_document_bytes=200).documents()}) >= 4
 
 
 def test_small_text_files_are_a_group_each(tmp_path: Path) -> None:

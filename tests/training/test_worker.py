@@ -26,7 +26,7 @@ STEPS = 24
 
 
 def go(artefacts: dict[str, Path], out: Path, **changes: Any) -> dict[str, Any]:
-    training = {"wandb": "disabled", "save_every_steps": 5, "lr": 3e-3, **changes.pop("training", {})}
+    training = {"wandb": "disabled", "save_every_steps": 5, "validations": 4, "lr": 3e-3, **changes.pop("training", {})}
     budget = {"amount": STEPS, "unit": "steps", "context_bytes": 128, "rows": 4, **changes.pop("budget", {})}
     fields: dict[str, Any] = {
         "model": MODEL,
