@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench clean
+.PHONY: help setup demo test check lint types test-gpu soak bench clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,10 +20,10 @@ demo: setup ## the whole way on the embedded corpus, in minutes: prints where th
 	$(BIN)/isotok run experiment=demo
 
 test: setup ## all tests that run on a CPU
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak and not gpu"
 
 check: setup lint types ## before every commit: lint, types, fast tests (under two minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not soak and not gpu"
 
 lint: setup
 	$(BIN)/ruff check .
@@ -31,6 +31,12 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+test-gpu: setup ## tests that need CUDA; skips aloud without it
+	$(BIN)/python -m pytest -m gpu -rs
+
+soak: setup ## long tests: random kills, coverage of intervals
+	$(BIN)/python -m pytest -m soak
 
 bench: setup ## speed as ratios to peers; not part of the tests
 	$(BIN)/python tests/benchmarks/bench_loop.py

@@ -88,6 +88,21 @@ def test_folders_load_with_transformers_alone_and_generate(first):
     subprocess.run([sys.executable, "-c", code, str(model)], check=True, cwd="/", env={**os.environ, "PYTHONPATH": ""})
 
 
+def test_worker_trains_from_a_run_folder_alone(first, tmp_path):
+    trained = next((first[0] / "runs" / "pretrain").glob("*superbpe*"))
+    (tmp_path / "run").mkdir()
+    shutil.copy(trained / "run.json", tmp_path / "run")
+    done = isotok(tmp_path, "worker", "run")
+    assert done.stdout.splitlines()[-1] == "run"
+    assert (tmp_path / "run" / "train.json").read_bytes() == (trained / "train.json").read_bytes()
+    spec = json.loads((tmp_path / "run" / "run.json").read_text())
+    spec["model"]["_target_"] = "os.path.join"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(spec))
+    refused = isotok(tmp_path, "worker", "run", check=False)
+    assert refused.returncode == 2
+    assert "only targets in" in refused.stderr
+
+
 PRETRAIN = [
     "model=llama_nano",
     "budget=smoke",
