@@ -149,6 +149,7 @@ def _arm(study: Study, arm: Arm, lines: curves.Curves) -> dict[str, Any]:
             row[metric] = asdict(estimate(sample(arm, f"{task}.{metric}")))
         span = row["acc_bytes"]["interval_with_items"]
         # Under three seeds nothing shows that a task is off chance.
+        row["fewest_tokens"] = stated.get("acc_fewest_tokens")
         row["at_chance"] = span is None or row["chance"] is None or span[0] <= row["chance"] <= span[1]
         task_rows[task] = row
     return {

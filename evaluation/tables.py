@@ -303,8 +303,9 @@ def domain_table(results: Mapping[str, Any]) -> Table:
 
 def task_table(results: Mapping[str, Any]) -> Table:
     rows = []
-    for name, arm in results["arms"].items():
-        for task, row in arm["tasks"].items():
+    for task in next(iter(results["arms"].values()))["tasks"]:
+        for name, arm in results["arms"].items():
+            row = arm["tasks"][task]
             difference = against_baseline(results, f"{task}.gold_bits_per_byte", name)
             rows.append(
                 (
@@ -312,6 +313,7 @@ def task_table(results: Mapping[str, Any]) -> Table:
                     Cell(name, name),
                     Cell(count(row["n"]), row["n"]),
                     Cell(share(row["chance"]), row["chance"]),
+                    Cell(share(row["fewest_tokens"]), row["fewest_tokens"]),
                     _accuracy(row),
                     Cell(share(row["acc"]["mean"]), row["acc"]["mean"], muted=row["at_chance"]),
                     Cell(number(row["gold_bits_per_byte"]["mean"]), row["gold_bits_per_byte"]["mean"]),
@@ -319,12 +321,14 @@ def task_table(results: Mapping[str, Any]) -> Table:
                 )
             )
     columns = (
-        ("task", ""), ("arm", ""), ("items", ""), ("chance", ""),
-        ("accuracy per byte", "95% interval over seeds and items"), ("accuracy", "raw likelihood"),
+        ("task", ""), ("arm", ""), ("items", ""), ("chance", ""), ("fewest tokens", "no model"),
+        ("accuracy per byte", "95% interval"), ("accuracy", "raw"),
         ("gold bits/byte", "lower is better"), ("Δ gold bits/byte", "minus the baseline"), ("verdict", "Holm"),
     )  # fmt: skip
     return Table(
-        "Grey: the interval covers chance, or there are too few seeds for one. No mean over tasks is formed.",
+        "Grey: the interval over seeds and items covers chance, or there are too few seeds for one. Fewest tokens: "
+        "accuracy of always taking the choice with the fewest tokens, which needs no model; a score under it shows "
+        "nothing. No mean over tasks is formed.",
         columns,
         tuple(rows),
         sortable=True,
