@@ -111,8 +111,9 @@ def _space_error(error: OSError, path: Path) -> Exception:
 def lock(path: Path, *, poll_s: float = 0.5, on_wait: Any = None) -> Iterator[None]:
     """Hold `path` as a lock file: created exclusively, heartbeat by mtime, no fcntl (NFS).
 
-    It holds host, pid and job. A lock is stale when its process is gone (same host) or its heartbeat is older
-    than LOCK_STALE_S (another host); a stale one is taken over. `on_wait(owner)` is called once before waiting.
+    It holds host, pid and job. A lock is stale, and is taken over, when its process is gone (same host) or its
+    heartbeat is older than LOCK_STALE_S (any host: the pid may be another process by now). `on_wait(owner)` is called
+    once before waiting.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID", "")}
@@ -129,6 +130,10 @@ def lock(path: Path, *, poll_s: float = 0.5, on_wait: Any = None) -> Iterator[No
                 on_wait(_read_owner(path))
             waited = True
             time.sleep(poll_s)
+        except OSError as error:
+            raise IsotokError(
+                f"{path}: cannot write here ({error.strerror}); set store=PATH to another folder"
+            ) from None
     with os.fdopen(fd, "w") as file:
         json.dump(owner, file)
     stop = threading.Event()
@@ -145,7 +150,8 @@ def lock(path: Path, *, poll_s: float = 0.5, on_wait: Any = None) -> Iterator[No
     finally:
         stop.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        if _read_owner(path) == owner:  # not if this process hung so long that another one took over
+            path.unlink(missing_ok=True)
 
 
 def _read_owner(path: Path) -> dict[str, Any]:
@@ -166,17 +172,26 @@ def _stale(path: Path) -> bool:
     if owner.get("host") == socket.gethostname():
         try:
             os.kill(int(owner["pid"]), 0)
-            return False
         except ProcessLookupError:
             return True
         except PermissionError:
-            return False
+            pass
     return age_s > LOCK_STALE_S
 
 
 def _break_stale(path: Path) -> None:
-    # Renaming first makes sure that only one of several waiters removes it.
-    grave = path.with_name(f"{path.name}.stale.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(grave)
-        grave.unlink()
+    # One waiter at a time, and only after another look: the lock may be a living successor's by now.
+    guard = path.with_name(path.name + ".breaking")
+    try:
+        os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - guard.stat().st_mtime > LOCK_STALE_S:
+                guard.unlink()
+        time.sleep(0.05)
+        return
+    try:
+        if _stale(path):
+            path.unlink(missing_ok=True)
+    finally:
+        guard.unlink(missing_ok=True)

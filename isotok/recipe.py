@@ -114,16 +114,18 @@ def _explain(error: ValidationError, cls: type, where: str) -> str:
     names = [field.name for field in dataclasses.fields(cls)]
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
+        at = ".".join(part for part in (where, key) if part)
+        message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "unexpected_keyword_argument":
             close = difflib.get_close_matches(key, names, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            problems.append(f"{where}.{key}: unknown key of {cls.__name__}{hint} (allowed: {', '.join(names)})")
+            problems.append(f"{at}: unknown key of {cls.__name__}{hint} (allowed: {', '.join(names)})")
         elif problem["type"] in ("missing", "missing_keyword_only_argument"):
-            problems.append(f"{where}.{key}: required by {cls.__name__} and not given")
+            problems.append(f"{at}: required by {cls.__name__} and not given")
         elif not key:
-            problems.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
+            problems.append(f"{at}: {message}")
         else:
-            problems.append(f"{where}.{key}={problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
+            problems.append(f"{at}={problem['input']!r}: {message}")
     return "; ".join(problems)
 
 

@@ -203,19 +203,20 @@ def _plan(overrides: list[str], multirun: bool) -> None:
 
 
 def _stage(stage: str, overrides: list[str]) -> None:
-    from scripts.compose import add_plugins, build_run, compose
+    from scripts.compose import add_plugins, build_run, build_settings, compose
     from scripts.graph import Graph
     from scripts.local import run_graph
     from scripts.store import Store
 
     config = compose(overrides)
-    add_plugins(config["plugins"])
-    if config["arms"]:
+    settings = build_settings(config)
+    add_plugins(settings.plugins)
+    if settings.arms:
         say(f"{stage}: the experiment's arms are left aside, the config is built as given")
     run = build_run(config)
     node = getattr(Graph(), stage)(run)
-    store = Store(Path(config["store"]))
-    run_graph([node], store, jobs=1, threads=run.engine.threads, plugins=config["plugins"])
+    store = Store(Path(settings.store))
+    run_graph([node], store, jobs=1, threads=run.engine.threads, plugins=settings.plugins)
     print(store.folder(node))
 
 
@@ -281,8 +282,6 @@ def _jobs(experiment: Any) -> tuple[int, int]:
         on_gpu = Path("/dev/nvidia0").exists() and any(run.engine.device != "cpu" for run in experiment.runs())
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return 1 if on_gpu else max(1, cores // threads), threads
-    if not isinstance(experiment.jobs, int) or experiment.jobs < 1:
-        raise ConfigError(f"jobs={experiment.jobs!r}: auto or a whole number from 1 is needed")
     return experiment.jobs, threads
 
 

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from isotok.errors import ConfigError
 from isotok.recipe import Field, build, describe, recipe
@@ -28,6 +28,19 @@ class Study:
     endpoint_arm: str = ""
     smallest_difference: float = 0.01
     twins: list[list[str]] = Field(default_factory=list)
+
+
+@recipe
+class Settings:
+    """The keys of configs/config.yaml that are neither a group nor the study's."""
+
+    seed: Annotated[int, Field(ge=0)]
+    seeds: list[Annotated[int, Field(ge=0)]]
+    store: str
+    jobs: Annotated[int, Field(ge=1)] | Literal["auto"]
+    plugins: list[str]
+    arms: dict[str, list[str]]
+    grid: dict[str, list[Any]]
 
 
 @recipe
@@ -111,11 +124,17 @@ def build_run(config: dict[str, Any]) -> Run:
     for group in GROUPS:
         if not isinstance(config.get(group), dict):
             raise ConfigError(f"{group}={config.get(group)!r}: choose one of {', '.join(group_options(group))}")
-    if not isinstance(config["seed"], int) or isinstance(config["seed"], bool) or config["seed"] < 0:
-        raise ConfigError(f"seed={config['seed']!r}: a whole number from 0 is needed")
+    settings = build_settings(config)
     recipes = {group: build(config[group], group) for group in GROUPS}
     assume = build({"_target_": "scripts.compose.Assume", **config["assume"]}, "assume")
-    return Run(**recipes, seed=config["seed"], assume=assume)
+    return Run(**recipes, seed=settings.seed, assume=assume)
+
+
+def build_settings(config: dict[str, Any]) -> Settings:
+    """The checked top-level keys of a composed config."""
+    keys = {field.name: config[field.name] for field in dataclasses.fields(Settings)}  # type: ignore[arg-type]
+    settings: Settings = build({"_target_": "scripts.compose.Settings", **keys}, "")
+    return settings
 
 
 def build_experiment(overrides: Sequence[str], *, multirun: bool = False) -> Experiment:
@@ -128,19 +147,21 @@ def build_experiment(overrides: Sequence[str], *, multirun: bool = False) -> Exp
     if multirun:
         overrides, swept = _split_sweep(overrides)
     base = compose(overrides)
-    add_plugins(base["plugins"])
+    settings = build_settings(base)
+    add_plugins(settings.plugins)
     study = build({"_target_": "scripts.compose.Study", **base["study"]}, "study")
-    seeds = [int(seed) for seed in swept.pop("seed", [])] or list(base["seeds"]) or [base["seed"]]
-    grid = {key: list(values) for key, values in base["grid"].items()} | swept
-    named: dict[str, list[str]] = {name: _arm_overrides(name, value) for name, value in base["arms"].items()}
+    seeds = swept.pop("seed", []) or settings.seeds or [settings.seed]
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds={seeds}: a seed twice is one run, not two")
     arms = []
-    for name, arm_overrides in _cross(named or {"": []}, grid).items():
+    for name, arm_overrides in _cross(settings.arms or {"": []}, settings.grid | swept).items():
         runs = {}
         for seed in seeds:
             try:
-                runs[seed] = build_run(compose([*overrides, *arm_overrides, f"seed={seed}"]))
+                run = build_run(compose([*overrides, *arm_overrides, f"seed={seed}"]))
             except ConfigError as error:
                 raise ConfigError(f"arm {name}: {error}" if name else str(error)) from None
+            runs[run.seed] = run
         shown = name or next(iter(runs.values())).tokenizer.label
         arms.append(Arm(name=shown, overrides=tuple(arm_overrides), runs=runs))
     names = [arm.name for arm in arms]
@@ -152,9 +173,9 @@ def build_experiment(overrides: Sequence[str], *, multirun: bool = False) -> Exp
         name=_experiment_name(overrides) or study.title or names[0],
         study=study,
         arms=tuple(arms),
-        store=Path(base["store"]),
-        jobs=base["jobs"],
-        plugins=tuple(str(path) for path in base["plugins"]),
+        store=Path(settings.store),
+        jobs=settings.jobs,
+        plugins=tuple(settings.plugins),
     )
 
 
@@ -208,12 +229,6 @@ def _cross(arms: dict[str, list[str]], grid: dict[str, list[Any]]) -> dict[str, 
             extra = [f"{key}={value}" for key, value in zip(grid, values)]
             crossed[", ".join([name, *extra] if name else extra)] = [*overrides, *extra]
     return crossed
-
-
-def _arm_overrides(name: str, value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ConfigError(f"arms.{name}={value!r}: a list of overrides is needed, like '[\"tokenizer=bpe\"]'")
-    return list(value)
 
 
 def _refuse_twins(arms: Sequence[Arm], study: Study) -> None:

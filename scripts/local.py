@@ -22,6 +22,8 @@ from scripts.graph import ancestors
 from scripts.stages import build_node
 from scripts.store import Node, Store
 
+Failed = dict[Node, BaseException]
+
 
 def run_graph(targets: Sequence[Node], store: Store, *, jobs: int, threads: int, plugins: Sequence[str] = ()) -> None:
     """Build the targets and whatever they need that is not there yet.
@@ -32,11 +34,13 @@ def run_graph(targets: Sequence[Node], store: Store, *, jobs: int, threads: int,
     if not needed:
         return
     os.environ.update(thread_environment(threads))
-    if jobs == 1 or len(needed) == 1:
-        for node in needed:
-            build_node(node, store)
-        return
-    _run_pool(needed, store, jobs, plugins)
+    failed = _run_here(needed, store) if jobs == 1 or len(needed) == 1 else _run_pool(needed, store, jobs, plugins)
+    if failed:
+        error = next(iter(failed.values()))
+        if len(failed) == 1:
+            raise error
+        reasons = "; ".join(f"{n.stage} {n.name}: {e}" for n, e in failed.items())
+        raise IsotokError(f"{len(failed)} stages failed: {reasons}") from error
 
 
 def thread_environment(threads: int) -> dict[str, str]:
@@ -61,9 +65,34 @@ def _missing(targets: Sequence[Node], store: Store) -> list[Node]:
     return list(wanted)
 
 
-def _run_pool(needed: list[Node], store: Store, jobs: int, plugins: Sequence[str]) -> None:
+def _without_lost(todo: list[Node], failed: Failed) -> list[Node]:
+    """What can still be built, given what failed; says what is left out."""
+    lost = [node for node in todo if any(made in failed for made in ancestors([node])[:-1])]
+    for node in lost:
+        say(f"{node.stage} {node.name}: left out, what it needs failed")
+    return [node for node in todo if node not in lost]
+
+
+def _run_here(needed: list[Node], store: Store) -> Failed:
+    failed: Failed = {}
+    todo = list(needed)
+    while todo:
+        node = todo.pop(0)
+        try:
+            build_node(node, store)
+        except InterruptedRun:
+            raise
+        except IsotokError as error:
+            failed[node] = error
+            if todo:
+                say(f"{node.stage} {node.name} failed: {error}")
+                todo = _without_lost(todo, failed)
+    return failed
+
+
+def _run_pool(needed: list[Node], store: Store, jobs: int, plugins: Sequence[str]) -> Failed:
     context = multiprocessing.get_context("spawn")
-    failed: dict[Node, BaseException] = {}
+    failed: Failed = {}
     todo = list(needed)
     running: dict[futures.Future[None], Node] = {}
     pool = futures.ProcessPoolExecutor(
@@ -72,9 +101,6 @@ def _run_pool(needed: list[Node], store: Store, jobs: int, plugins: Sequence[str
     with pool:
         try:
             while todo or running:
-                for node in [n for n in todo if any(made in failed for made in ancestors([n])[:-1])]:
-                    todo.remove(node)
-                    say(f"{node.stage} {node.name}: left out, what it needs failed")
                 ready = [
                     n for n in todo if not any(made in todo or made in running.values() for made in n.inputs.values())
                 ]
@@ -90,18 +116,14 @@ def _run_pool(needed: list[Node], store: Store, jobs: int, plugins: Sequence[str
                     if error is not None:
                         failed[node] = error
                         say(f"{node.stage} {node.name} failed: {error}")
+                        todo = _without_lost(todo, failed)
         except KeyboardInterrupt:
             _interrupt(pool)
             raise
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if failed:
-        node, error = next(iter(failed.items()))
-        if len(failed) == 1 and isinstance(error, IsotokError):
-            raise error
-        reasons = "; ".join(f"{n.stage} {n.name}: {e}" for n, e in failed.items())
-        raise IsotokError(f"{len(failed)} stage(s) failed: {reasons}") from error
+    return failed
 
 
 def _interrupt(pool: futures.ProcessPoolExecutor) -> None:

@@ -218,7 +218,8 @@ def write_run(run_dir: Path, spec: Mapping[str, Any]) -> None:
 
 
 def _result_keys(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """run.json without what changes only speed."""
+    """run.json without what changes only speed, and without where the inputs lie: their names hold their keys."""
     speed = {"save_every_steps", "log_every_s", "wandb"}
     training = {key: value for key, value in spec["training"].items() if key not in speed}
-    return {**spec, "training": training, "engine": None}
+    inputs = {key: Path(spec[key]).name for key in ("tokens", "tokenizer", "corpus") if key in spec}
+    return {**spec, **inputs, "training": training, "engine": None}
