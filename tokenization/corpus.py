@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from isotok.errors import DataError
 from isotok.files import check_free_space, read_json, write_json
 from isotok.keyed import keyed_int, keyed_rng
@@ -24,6 +26,7 @@ ROW_GROUP_BYTES = 4_000_000
 MAX_LEAK_SHARE = 0.02
 MIN_HELD_OUT_GROUPS = 30
 NAMED_PAIRS = 20
+NAMED_LEAKS = 10
 COLUMNS = ("id", "text", "group", "domain", "n_bytes")
 
 
@@ -33,8 +36,6 @@ def build_corpus(recipe: Corpus, out: Path) -> dict[str, Any]:
     Documents are cut to `max_document_bytes` first, so that neither memory nor the search for duplicates depends on
     how long they were. All text is in memory at once, at most about `max_bytes`.
     """
-    from tokenization.dedup import leak
-
     out.mkdir(parents=True, exist_ok=True)
     documents, duplicates, reading = _read(recipe)
     sides = split_groups(documents, recipe)
@@ -42,13 +43,13 @@ def build_corpus(recipe: Corpus, out: Path) -> dict[str, Any]:
     for split, members in splits.items():
         order = keyed_rng("corpus order", recipe.seed, split).permutation(len(members))
         splits[split] = [members[i] for i in order]
+    splits, leaked = _drop_leaking(splits, recipe)
+    documents = [document for split in SPLITS for document in splits[split]]
     check_free_space(out, sum(d.n_bytes for d in documents), "the corpus")
     digest = hashlib.sha256()
     for split in SPLITS:
         _write(out / f"{split}.parquet", splits[split], digest)
 
-    with progress("looking for leaks", sum(d.n_bytes for d in splits["train"]), "B") as advance:
-        leaked = leak(splits["train"], splits["validation"] + splits["test"], advance=advance)
     # Copies in another group come first: a split could have torn them apart and flattered a score.
     duplicates.sort(key=lambda d: not d.across_groups)
     figures: dict[str, Any] = {
@@ -56,7 +57,7 @@ def build_corpus(recipe: Corpus, out: Path) -> dict[str, Any]:
         "licence": recipe.licence,
         "documents": len(documents),
         "bytes": sum(d.n_bytes for d in documents),
-        "groups": len(sides),
+        "groups": len({d.group for d in documents}),
         "splits": {split: _figures(members) for split, members in splits.items()},
         "reading": reading,
         "duplicates": {
@@ -68,12 +69,7 @@ def build_corpus(recipe: Corpus, out: Path) -> dict[str, Any]:
                 for d in duplicates[:NAMED_PAIRS]
             ],
         },
-        "leak_share": leaked.share,
-        "leak": {
-            "shingles": leaked.shingles,
-            "stride": leaked.stride,
-            "worst": [{"id": d.id, "group": d.group, "share": round(share, 4)} for d, share in leaked.worst],
-        },
+        **leaked,
         "sha256": digest.hexdigest(),
     }
     figures["warnings"] = _warnings(figures)
@@ -153,6 +149,49 @@ def split_groups(documents: Iterable[Document], recipe: Corpus) -> dict[str, str
             rest = [group for group in size if sides[group] == "train"]
             sides[min(rest, key=lambda group: size[group])] = split
     return sides
+
+
+def _drop_leaking(
+    splits: dict[str, list[Document]], recipe: Corpus
+) -> tuple[dict[str, list[Document]], dict[str, Any]]:
+    """Held-out documents without those that stand in the training text for `leak_threshold` or more; leak figures.
+
+    They are copies that the search for near-duplicates is blind to: a short text inside a long one.
+    """
+    from tokenization.dedup import leak
+
+    held_out = [(split, document) for split in ("validation", "test") for document in splits[split]]
+    with progress("looking for leaks", sum(d.n_bytes for d in splits["train"]), "B") as advance:
+        found = leak(splits["train"], [document for _, document in held_out], advance=advance)
+    copied = {i for i, share in enumerate(found.shares) if share >= recipe.leak_threshold}
+    kept = [i for i in range(len(held_out)) if i not in copied]
+    if {held_out[i][0] for i in kept} != {"validation", "test"}:
+        raise DataError(
+            f"{recipe.label}: every document of a held-out split stands in the training text for "
+            f"{recipe.leak_threshold:.0%} or more; use larger groups (corpus.group) or raise corpus.leak_threshold"
+        )
+    left = found.of(np.array(kept))
+    named = [
+        {"id": held_out[i][1].id, "group": held_out[i][1].group, "share": round(float(found.shares[i]), 4)}
+        for i in np.argsort(-found.shares, kind="stable")
+        if found.shares[i] > 0
+    ]
+    figures = {
+        "leak_share": left.share,
+        "leak": {
+            "shingles": int(left.totals.sum()),
+            "stride": left.stride,
+            "share_before_dropping": found.share,
+            "dropped": {
+                "documents": len(copied),
+                "bytes": sum(held_out[i][1].n_bytes for i in copied),
+                "named": named[: min(len(copied), NAMED_LEAKS)],
+            },
+            "worst": named[len(copied) :][:NAMED_LEAKS],
+        },
+    }
+    held = {split: [held_out[i][1] for i in kept if held_out[i][0] == split] for split in ("validation", "test")}
+    return {"train": splits["train"], **held}, figures
 
 
 def _read(recipe: Corpus) -> tuple[list[Document], "list[Duplicate]", dict[str, Any]]:
@@ -248,5 +287,11 @@ def _tell(figures: dict[str, Any]) -> None:
         f"corpus {figures['label']}: {copies['documents']} duplicates dropped ({copies['bytes'] / 1e6:.2f} MB, "
         f"{copies['across_groups']} across groups); leak {figures['leak_share']:.2%} of the held-out 50-byte shingles"
     )
+    leaking = figures["leak"]["dropped"]
+    if leaking["documents"]:
+        say(
+            f"corpus {figures['label']}: {leaking['documents']} held-out documents dropped "
+            f"({leaking['bytes'] / 1e6:.2f} MB), as much of them stands in the training text"
+        )
     for warning in figures["warnings"]:
         say(f"corpus {figures['label']}: warning: {warning}")

@@ -102,21 +102,35 @@ def word_grams(normal: bytes) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Leak:
-    """How much of the held-out text stands in the training text, in shingles of SHINGLE_BYTES bytes."""
+    """How much of each held-out document stands in the training text, in shingles of SHINGLE_BYTES bytes.
 
-    share: float
-    shingles: int
+    totals, leaked: (documents,) shingles read, and those of them that occur in the training text.
+    """
+
     stride: int
-    worst: list[tuple[Document, float]]
+    totals: np.ndarray
+    leaked: np.ndarray
+
+    @property
+    def shares(self) -> np.ndarray:
+        """(documents,)"""
+        return self.leaked / np.maximum(self.totals, 1)
+
+    @property
+    def share(self) -> float:
+        return float(self.leaked.sum() / max(self.totals.sum(), 1))
+
+    def of(self, documents: np.ndarray) -> "Leak":
+        """The same for some of the documents, by index or mask."""
+        return Leak(self.stride, self.totals[documents], self.leaked[documents])
 
 
 def leak(
     train: Iterable[Document],
     held_out: list[Document],
-    n_worst: int = 10,
     advance: Callable[[float], None] = lambda n_bytes: None,
 ) -> Leak:
-    """The share of held-out shingles that occur anywhere in the training text, and the documents that leak most.
+    """How many shingles of each held-out document occur anywhere in the training text.
 
     Every position of the training text is looked up. Held-out text is read at every position too, or at every
     `stride`-th where it has more than MAX_SHINGLES of them, which bounds the memory. Hashes have 64 bits.
@@ -129,7 +143,7 @@ def leak(
         owners.append(np.full(len(found), i))
     wanted, place = np.unique(np.concatenate(hashes), return_inverse=True)
     if not len(wanted):
-        return Leak(0.0, 0, stride, [])
+        return Leak(stride, np.zeros(len(held_out)), np.zeros(len(held_out)))
     # Most training shingles occur nowhere else: a table of 24-bit remainders rejects them without a search.
     near = np.zeros(1 << 24, dtype=bool)
     near[_low(wanted)] = True
@@ -140,12 +154,9 @@ def leak(
             at = np.minimum(np.searchsorted(wanted, likely), len(wanted) - 1)
             seen[at[wanted[at] == likely]] = True
         advance(document.n_bytes)
-    leaked = seen[place]
     owner = np.concatenate(owners)
-    total = np.bincount(owner, minlength=len(held_out))
-    shares = np.bincount(owner, weights=leaked, minlength=len(held_out)) / np.maximum(total, 1)
-    order = [int(i) for i in np.argsort(-shares, kind="stable")[:n_worst] if shares[i] > 0]
-    return Leak(float(leaked.mean()), len(owner), stride, [(held_out[i], float(shares[i])) for i in order])
+    count = len(held_out)
+    return Leak(stride, np.bincount(owner, minlength=count), np.bincount(owner, weights=seen[place], minlength=count))
 
 
 def shingles(data: bytes) -> Iterator[np.ndarray]:

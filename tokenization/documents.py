@@ -41,6 +41,7 @@ class Corpus:
     validation_fraction: float = Field(default=0.03, gt=0, lt=0.5)
     test_fraction: float = Field(default=0.07, gt=0, lt=0.5)
     dedup_threshold: float = Field(default=0.5, gt=0, le=1)
+    leak_threshold: float = Field(default=0.2, gt=0, le=1)
     max_document_bytes: int = Field(default=1_000_000, ge=64)
     max_bytes: int = Field(default=1_000_000_000, ge=1)
 

@@ -115,11 +115,16 @@ def test_a_leak_below_the_threshold_is_measured_warned_of_and_named(
     test = read_all(tmp_path / "first")["test"][0]
     train = read_all(tmp_path / "first")["train"][0]
     planted = [(i, t + " " + test.text[: len(test.text) // 2] if i == train.id else t, g, d) for i, t, g, d in rows()]
-    leaky = build_corpus(Given(rows=tuple(planted), dedup_threshold=1.0), folder(tmp_path, "second"))
+    recipe = Given(rows=tuple(planted), dedup_threshold=1.0, leak_threshold=0.9)
+    leaky = build_corpus(recipe, folder(tmp_path, "second"))
     assert leaky["leak"]["worst"][0]["id"] == test.id
     assert leaky["leak"]["worst"][0]["share"] == pytest.approx(0.5, abs=0.05)
     assert leaky["leak_share"] >= 0.02 > figures["leak_share"]
     assert any(test.id in warning for warning in leaky["warnings"])
+    clean = build_corpus(Given(rows=tuple(planted), dedup_threshold=1.0), folder(tmp_path, "third"))
+    assert [named["id"] for named in clean["leak"]["dropped"]["named"]] == [test.id]
+    assert clean["leak_share"] < 0.02 <= clean["leak"]["share_before_dropping"]
+    assert test.id not in {document.id for document in read_all(tmp_path / "third")["test"]}
     assert "few clusters" in capsys.readouterr().err
 
 
