@@ -34,7 +34,7 @@ class Training:
     min_lr_ratio: Fraction = 0.1
     precision: Literal["fp32", "bf16"] = "fp32"
     validation_bytes: Annotated[int, Field(ge=1)] = 25_000
-    validations: Annotated[int, Field(ge=0)] = 8
+    validations: Annotated[int, Field(ge=0)] = 6
     save_every_steps: Impl[Annotated[int, Field(ge=1)]] = 200
     log_every_s: Impl[Annotated[float, Field(ge=0)]] = 10.0
     wandb: Impl[Literal["offline", "online", "disabled"]] = "offline"
