@@ -1,10 +1,13 @@
 """Shared fixtures: no network, one thread, a tiny corpus."""
 
 import os
+import signal
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 os.environ.update(dict.fromkeys(THREADS + OFFLINE, "1"), TOKENIZERS_PARALLELISM="false", WANDB_MODE="offline")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path  # noqa: E402
 

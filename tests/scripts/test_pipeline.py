@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts.smoke import arguments, isotok
+from tests.scripts.smoke import arguments, isotok, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
 
@@ -125,8 +125,7 @@ def test_sigint_then_kill_9_then_the_same_weights(tiny_files, tmp_path, seed):
 
     def start_and_stop(number: signal.Signals, after_step: int) -> tuple[int, str]:
         """Start, send the signal once a step beyond `after_step` is on disk; returns (exit code, stderr)."""
-        command = [sys.executable, "-m", "scripts.cli", *pretrain_arguments(tiny_files)]
-        process = subprocess.Popen(command, cwd=cut, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        process = start(cut, *pretrain_arguments(tiny_files))
         deadline = time.monotonic() + 240
         while last_step(cut) <= after_step:
             assert process.poll() is None, process.communicate()[1]
@@ -169,10 +168,8 @@ def last_step(cwd: Path) -> int:
 
 
 def test_ctrl_c_during_run_saves_and_leaves_nothing_half_written(tiny_files, tmp_path):
-    command = [sys.executable, "-m", "scripts.cli", "run", *arguments(tiny_files), "jobs=2", "budget.amount=2000"]
-    process = subprocess.Popen(
-        [*command, "budget.max_epochs=500"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
+    long = ["jobs=2", "budget.amount=2000", "budget.max_epochs=500"]
+    process = start(tmp_path, "run", *arguments(tiny_files), *long)
     deadline = time.monotonic() + 240
     while last_step(tmp_path) < 10:
         assert process.poll() is None, process.communicate()[1]
@@ -190,10 +187,8 @@ def test_ctrl_c_during_run_saves_and_leaves_nothing_half_written(tiny_files, tmp
 
 
 def test_a_dead_parent_takes_its_children_along(tiny_files, tmp_path):
-    command = [sys.executable, "-m", "scripts.cli", "run", *arguments(tiny_files), "jobs=2", "budget.amount=4000"]
-    process = subprocess.Popen(
-        [*command, "budget.max_epochs=1000"], cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    long = ["jobs=2", "budget.amount=4000", "budget.max_epochs=1000"]
+    process = start(tmp_path, "run", *arguments(tiny_files), *long)
     deadline = time.monotonic() + 240
     while last_step(tmp_path) < 5:
         assert process.poll() is None

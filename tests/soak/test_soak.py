@@ -3,8 +3,6 @@
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 
 from evaluation.stats import Sample, compare
-from tests.scripts.smoke import arguments, isotok
+from tests.scripts.smoke import arguments, isotok, start
 
 pytestmark = pytest.mark.soak
 
@@ -28,16 +26,11 @@ def test_twenty_kills_at_random_moments_cost_nothing(tiny_files: Path, tmp_path:
     moments = random.Random(0)
     landed = 0
     for _ in range(20):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.cli", "run", *options],
-            cwd=cut,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = start(cut, "run", *options)
         time.sleep(moments.uniform(1, 12))
         landed += process.poll() is None
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         time.sleep(1.5)  # its children notice within half a second
     assert landed >= 5, "the kills must land in running experiments"
     again = cut / isotok(cut, "run", *options).stdout.splitlines()[-1]
