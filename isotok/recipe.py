@@ -112,21 +112,37 @@ def build(config: Mapping[str, Any], where: str, *, allow: tuple[str, ...] | Non
 def _explain(error: ValidationError, cls: type, where: str) -> str:
     problems = []
     names = [field.name for field in dataclasses.fields(cls)]
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+    for key, kind, messages, value in _merged(error):
         at = ".".join(part for part in (where, key) if part)
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "unexpected_keyword_argument":
+        if kind == "unexpected_keyword_argument":
             close = difflib.get_close_matches(key, names, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             problems.append(f"{at}: unknown key of {cls.__name__}{hint} (allowed: {', '.join(names)})")
-        elif problem["type"] in ("missing", "missing_keyword_only_argument"):
+        elif kind in ("missing", "missing_keyword_only_argument"):
             problems.append(f"{at}: required by {cls.__name__} and not given")
-        elif not key:
-            problems.append(f"{at}: {message}")
         else:
-            problems.append(f"{at}={problem['input']!r}: {message}")
+            shown = f"={value!r}" if key else ""
+            problems.append(f"{at}{shown}: {', or: '.join(messages)}")
     return "; ".join(problems)
+
+
+def _merged(error: ValidationError) -> list[tuple[str, str, list[str], Any]]:
+    """(key, kind, messages, value) of each problem, the alternatives of a union in one.
+
+    pydantic reports a value that fits no alternative once for each, with the alternative's name after the key.
+    """
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for problem in error.errors():
+        same = (problem["loc"][:1], id(problem["input"]))
+        groups.setdefault(same if len(problem["loc"]) > 1 else (problem["loc"], problem["type"]), []).append(problem)
+    merged = []
+    for problems in groups.values():
+        path = problems[0]["loc"]
+        if len(problems) > 1:
+            path = tuple(part for part, *others in zip(*(p["loc"] for p in problems)) if all(o == part for o in others))
+        messages = [problem["msg"].removeprefix("Value error, ") for problem in problems]
+        merged.append((".".join(str(part) for part in path), problems[0]["type"], messages, problems[0]["input"]))
+    return merged
 
 
 __all__ = ["OWN_PACKAGES", "Field", "Impl", "build", "describe", "impl_fields", "is_recipe", "recipe", "target"]

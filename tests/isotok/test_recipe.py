@@ -18,6 +18,7 @@ class Thing:
     size: Annotated[int, Field(gt=0)]
     kind: Literal["a", "b"] = "a"
     workers: Impl[int] = 1
+    rows: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         if self.kind == "b" and self.size == 13:
@@ -33,12 +34,14 @@ def make(**fields):
     [
         (
             {"size": 1, "kid": "a"},
-            r"thing.kid: unknown key of Thing; did you mean kind\? \(allowed: size, kind, workers\)",
+            r"thing.kid: unknown key of Thing; did you mean kind\? \(allowed: size, kind, workers, rows\)",
         ),
         ({"size": "many"}, r"thing.size='many': Input should be a valid integer"),
         ({"size": 0}, r"thing.size=0: Input should be greater than 0"),
         ({"size": 1, "kind": "c"}, r"thing.kind='c': Input should be 'a' or 'b'"),
         ({}, r"thing.size: required by Thing"),
+        ({"size": 1, "rows": "x"}, r"thing.rows='x': Input should be a valid integer.*, or: Input should be 'auto'$"),
+        ({"size": 0, "rows": 0}, r"thing.size=0: .*; thing.rows=0: .*greater than or equal to 1, or: "),
         ({"size": 13, "kind": "b"}, r"thing: size=13 does not go with kind=b"),
     ],
 )
