@@ -30,12 +30,15 @@ def caveats(study: Study, results: Mapping[str, Any]) -> list[str]:
             )
     found.extend(_text_read(study.baseline, arms))
     found.extend(_against_counting(results))
+    repeated: list[str] = []
     for name, arm in arms.items():
-        passes = arm["quantities"]["passes"]
-        if passes is not None and passes > 1:
-            unique = arm["quantities"]["unique_bytes"]
-            held = "" if unique is None else f" of {unique / 1e6:,.2f} MB"
-            found.append(f"{name} made {passes:.2f} passes over its text{held}: part of what it read was repeated.")
+        read, unique = arm["quantities"]["bytes"], arm["quantities"]["unique_bytes"]
+        if read is not None and unique is not None and unique < 0.99 * read:
+            repeated.append(name)
+            found.append(
+                f"{name} read {read / 1e6:,.2f} MB, of which {unique / 1e6:,.2f} MB are different text: the rest was "
+                "repeated, in an order that differs by seed."
+            )
     found.extend(_schedule(arms, base))
     for name, arm in arms.items():
         if arm["transform"] not in ("", "NoTransform"):
@@ -66,15 +69,25 @@ def caveats(study: Study, results: Mapping[str, Any]) -> list[str]:
             f"Validation loss fell by more than 1% over the last fifth of training ({', '.join(falling)}): "
             "a larger budget would lower it, and may order the arms differently."
         )
-    found.append(
-        "All arms read the same documents in the same order. Seeds vary the initial weights"
-        + (
-            " and the draws of the transform"
-            if any(a["transform"] not in ("", "NoTransform") for a in arms.values())
-            else ""
+    order = {(run.corpus.get("sha256"), run.train.get("rows")) for arm in study.arms.values() for run in arm.runs}
+    if len(order) > 1:
+        found.append("Arms differ in corpus or in rows a step: they did not read the same documents in the same order.")
+    elif not repeated:
+        drawn = any(arm["transform"] not in ("", "NoTransform") for arm in arms.values())
+        found.append(
+            "All arms read the same documents in the same order. Seeds vary the initial weights"
+            + (" and the draws of the transform" if drawn else "")
+            + ", not the text: intervals over seeds do not cover another draw of training text."
         )
-        + ", not the text: intervals over seeds do not cover another draw of training text."
-    )
+    long = {name: arm["quantities"]["long_windows"] or 0.0 for name, arm in arms.items()}
+    if max(long.values()) - min(long.values()) > 0.05:
+        found.append(
+            "Test windows are equal in bytes, so where text is hard they hold more tokens than training rows did: "
+            + ", ".join(f"{name} {value:.0%}" for name, value in long.items())
+            + " of the windows. Positions beyond the trained ones cost those arms a little."
+        )
+    if study.endpoint and not any(entry["kind"] == "A/A" for entry in results["comparisons"]):
+        found.append("No A/A row: comparing an arm with itself needs six seeds of one arm.")
     return found
 
 
@@ -86,7 +99,7 @@ def _against_counting(results: Mapping[str, Any]) -> list[str]:
     below = {name: arm["bits_per_byte"]["mean"] < line for name, arm in results["arms"].items()}
     passed = ", ".join(name for name, passes in below.items() if passes)
     missed = [name for name, passes in below.items() if not passes]
-    text = f"Below an order-2 byte Markov model ({line:.3f} bits/byte, counted on the whole training text): "
+    text = f"Below an order-2 byte Markov model ({line:.3f} bits/byte, counted on the training text): "
     if not missed:
         return [text + "every arm."]
     read = {name: results["arms"][name]["quantities"]["bytes"] for name in missed}
@@ -111,7 +124,8 @@ def _text_read(baseline: str, arms: Mapping[str, Any]) -> list[str]:
     ]
     if not unequal:
         return []
-    common = min(amounts.values()) / max(amounts.values())
+    unique = [arm["quantities"]["unique_bytes"] or arm["quantities"]["bytes"] for arm in arms.values()]
+    common = min(unique) / max(unique)
     return [
         f"At this budget {', '.join(unequal)} ({base / 1e6:,.2f} MB). "
         f"The text common to all arms is {common:.0%} of what the arm that read most has seen."
@@ -120,13 +134,13 @@ def _text_read(baseline: str, arms: Mapping[str, Any]) -> list[str]:
 
 def _schedule(arms: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
     found = []
-    rates = {arm["quantities"]["lr"] for arm in arms.values()}
+    rates = {arm["quantities"]["lr"] for arm in arms.values()} - {None}
     if base["lr"] is not None and len(rates) == 1:
         found.append(
             f"One learning rate for all arms ({base['lr']:g}), not tuned per arm: "
             "another one may order the arms differently."
         )
-    else:
+    elif rates:
         found.append("Learning rates differ by arm (see the table of quantities).")
     few = {
         name: arm["quantities"]["steps"]

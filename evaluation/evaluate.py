@@ -213,6 +213,7 @@ def _bpb(documents: Sequence[Any], scores: Sequence["DocumentScore"], context_by
         "separator_nats": math.fsum(s.separator_nats for s in scores),
         "context_bytes": context_bytes,
         "cut_windows": sum(s.cut_windows for s in scores),
+        "long_windows": sum(s.long_windows for s in scores) / max(1, sum(s.windows for s in scores)),
         "by_domain": {name: pool([s for d, s in zip(documents, scores) if d.domain == name]) for name in domains},
     }
 
@@ -241,6 +242,8 @@ def _run_tasks(
         for item, sample in zip(items, ran[name]["samples"]):
             pairs = [lm.pair_scores[name, sample["doc_id"], item.context, choice] for choice in item.choices]
             gold = pairs[item.gold]
+            # By the bytes that were scored: under back-off they hold a tail of the context, where only superwords reach.
+            rates = [p.nats / p.n_bytes for p in pairs]
             shortest = [i for i, p in enumerate(pairs) if p.n_tokens == min(q.n_tokens for q in pairs)]
             fewest += (item.gold in shortest) / len(shortest)
             own.append(
@@ -255,12 +258,13 @@ def _run_tasks(
                     "nats": gold.nats,
                     "gold": item.gold,
                     "correct": bool(sample["acc"]),
-                    "correct_bytes": bool(sample["acc_bytes"]),
+                    "correct_bytes": rates.index(min(rates)) == item.gold,
                     "choice_nats": [p.nats for p in pairs],
                     "choice_bytes": [len(choice.encode()) for choice in item.choices],
                 }
             )
-        figures[name] |= {key: ran[name][key] for key in ("acc", "acc_bytes", "version")}
+        figures[name] |= {key: ran[name][key] for key in ("acc", "version")}
+        figures[name]["acc_bytes"] = sum(row["correct_bytes"] for row in own) / len(own)
         # What a model that knows nothing gets: every token equally likely, so the choice of fewest tokens wins. Above
         # chance where the wrong choices are odd text, and different for each tokenizer.
         figures[name]["acc_fewest_tokens"] = fewest / len(items)

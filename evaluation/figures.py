@@ -189,9 +189,9 @@ def _learning(results: Mapping[str, Any], curves: Curves, part: str, x: str, ind
     axes.set_ylabel("bits per byte")
     what = "Validation text" if part == "validation" else "Training text, mean of neighbouring steps"
     by = "training FLOPs" if x == "flops" else "bytes of text"
-    caption = f"{what}, one line a seed. The first eighth of training is cut off above." + _outside(
-        results["references"], bottom, top
-    )
+    note = "" if part == "validation" else " Its nats include end-of-text."
+    cut = "The first eighth is cut off above. Dashed: on the test documents."
+    caption = f"{what}, one line a seed. {cut}{note}" + _outside(results["references"], bottom, top)
     return Picture(
         f"{'Validation' if part == 'validation' else 'Training'} loss against {by}",
         caption,

@@ -245,6 +245,11 @@ def _check_shared_items(arms: Mapping[str, Arm]) -> str:
                 f"{where} was evaluated on other items than arm {first.arm} seed {first.seed}; "
                 "evaluate all arms on one corpus and one evaluation recipe"
             )
+        if _scored_how(run) != _scored_how(first):
+            raise DataError(
+                f"{where} was scored as {_scored_how(run)}, arm {first.arm} seed {first.seed} as {_scored_how(first)}; "
+                "use one evaluation recipe and one budget.context_bytes for all arms"
+            )
         numerators, denominators, _ = _columns(run, BITS_PER_BYTE, None)
         same = all(run.items[column].equals(first.items[column]) for column in ("kind", "item", "group", "gold"))
         if not same or not np.array_equal(denominators, _columns(first, BITS_PER_BYTE, None)[1]):
@@ -259,6 +264,12 @@ def _check_shared_items(arms: Mapping[str, Arm]) -> str:
                 f"remove {run.folders['evaluate']} and run again"
             )
     return sha256
+
+
+def _scored_how(run: Run) -> dict[str, Any]:
+    tasks = run.results.get("tasks", {})
+    how = {name: f"{row.get('scoring')} version {row.get('version')}" for name, row in tasks.items()}
+    return {"context_bytes": run.results["bpb"].get("context_bytes"), **how}
 
 
 def _columns(run: Run, metric: str, domain: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -49,14 +49,19 @@ class Window:
 
 @dataclass(frozen=True)
 class DocumentScore:
-    """`nats` of the text tokens, `separator_nats` of the closing end-of-text; `cut_windows` had less than H bytes
-    of context because the model has too few positions."""
+    """`nats` of the text tokens, `separator_nats` of the closing end-of-text.
+
+    Of its `windows`, `cut_windows` were split or lost context because the model has too few positions, and
+    `long_windows` hold more ids than the rows that the model was trained on (`max_position_embeddings`).
+    """
 
     nats: float
     separator_nats: float
     bytes: int
     tokens: int
+    windows: int = 0
     cut_windows: int = 0
+    long_windows: int = 0
 
 
 class TextEncoder:
@@ -215,6 +220,7 @@ def score_documents(
 ) -> list[DocumentScore]:
     """One score per document. `advance(bytes)` is called as documents are done, a few at a time."""
     limit = max_positions(model)
+    trained = getattr(model.config, "max_position_embeddings", None) or math.inf
     scores = []
     # A few documents at a time: enough for full batches, and the progress moves.
     group: list[Encoded] = []
@@ -229,7 +235,9 @@ def score_documents(
             for e, (windows, cut) in zip(group, planned):
                 own = np.concatenate(nats[at : at + len(windows)])
                 at += len(windows)
-                scores.append(DocumentScore(float(own[:-1].sum()), float(own[-1]), e.n_bytes, len(e.ids), cut))
+                long = sum(len(window.ids) > trained for window in windows)
+                counts = (len(windows), cut, long)
+                scores.append(DocumentScore(float(own[:-1].sum()), float(own[-1]), e.n_bytes, len(e.ids), *counts))
             if advance is not None:
                 advance(size)
             group, size = [], 0

@@ -150,7 +150,8 @@ def _arm(study: Study, arm: Arm, lines: curves.Curves) -> dict[str, Any]:
         span = row["acc_bytes"]["interval_with_items"]
         # Under three seeds nothing shows that a task is off chance.
         row["fewest_tokens"] = stated.get("acc_fewest_tokens")
-        row["at_chance"] = span is None or row["chance"] is None or span[0] <= row["chance"] <= span[1]
+        floors = [floor for floor in (row["chance"], row["fewest_tokens"]) if floor is not None]
+        row["at_chance"] = span is None or not floors or span[0] <= max(floors)
         task_rows[task] = row
     return {
         "seeds": list(arm.seeds),
@@ -216,6 +217,8 @@ def _quantities(arm: Arm) -> dict[str, Any]:
             )
         },
         "targets_per_update": mean("targets_per_update"),
+        "warmup_share": mean("warmup_share"),
+        "long_windows": first.results.get("bpb", {}).get("long_windows"),
         "rows": mean("rows"),
         "parameters_total": mean("parameters", "total"),
         "parameters_body": mean("parameters", "body"),
@@ -249,11 +252,7 @@ def _comparisons(study: Study) -> list[dict[str, Any]]:
             lower_is_better=endpoint.lower_is_better,
             smallest_difference=endpoint.smallest_difference,
         )
-        entry = _entry("primary", endpoint.metric, None, a, b, result)
-        disagreeing = _opposite_domains(study, a, b) if endpoint.metric == BITS_PER_BYTE else []
-        if disagreeing and entry["verdict"] in (A_BETTER, B_BETTER):
-            entry["verdict"] = CANNOT_TELL
-        found.append({**entry, "opposite_domains": disagreeing})
+        found.append(_pooled(study, _entry("primary", endpoint.metric, None, a, b, result), a, b))
     others = [arm for arm in study.arms.values() if arm.name != base.name]
     delta = endpoint.smallest_difference if endpoint and endpoint.metric == BITS_PER_BYTE else None
     families: list[list[tuple[str, str | None, bool]]] = [
@@ -279,7 +278,7 @@ def _comparisons(study: Study) -> list[dict[str, Any]]:
             for arm, metric, domain, lower in cells
         ]
         for (arm, metric, domain, _), result in zip(cells, holm(compared)):
-            found.append(_entry("exploratory", metric, domain, arm, base, result))
+            found.append(_pooled(study, _entry("exploratory", metric, domain, arm, base, result), arm, base))
     found.extend(_noise_row(arm) for arm in study.arms.values() if len(arm.runs) >= AA_SEEDS)
     return found
 
@@ -288,6 +287,14 @@ def _noise_row(arm: Arm) -> dict[str, Any]:
     """A/A: the first three seeds of an arm against the next three, where it has six."""
     a, b = (Arm(f"{arm.name}, seeds {r[0].seed}–{r[2].seed}", (), r) for r in (arm.runs[:3], arm.runs[3:6]))
     return _entry("A/A", BITS_PER_BYTE, None, a, b, compare(sample(a, BITS_PER_BYTE), sample(b, BITS_PER_BYTE)))
+
+
+def _pooled(study: Study, entry: dict[str, Any], a: Arm, b: Arm) -> dict[str, Any]:
+    """Without its verdict, of whatever kind, where the domains that it pools differ clearly in opposite directions."""
+    if entry["metric"] != BITS_PER_BYTE or entry["domain"] is not None:
+        return entry
+    disagreeing = _opposite_domains(study, a, b)
+    return {**entry, "opposite_domains": disagreeing} | ({"verdict": CANNOT_TELL} if disagreeing else {})
 
 
 def _opposite_domains(study: Study, a: Arm, b: Arm) -> list[str]:

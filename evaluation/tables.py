@@ -188,7 +188,8 @@ def leaderboard(results: Mapping[str, Any]) -> Table:
     return Table(
         "Ordered by mean bits per byte. The order is for reading and is no ranking: only the column “verdict” says "
         "which differences are more than noise (Holm-adjusted but for the primary endpoint). Intervals are 95%: of "
-        "bits/byte over seeds, of Δ over seeds and text. Tasks: accuracy per byte, grey if the interval covers chance.",
+        "bits/byte over seeds, of Δ over seeds and text. Tasks: accuracy per byte, grey if the interval "
+        "reaches down to chance or to what counting tokens alone would score.",
         tuple(columns),
         tuple(rows),
         sortable=True,
@@ -247,6 +248,7 @@ def quantities(results: Mapping[str, Any]) -> Table:
         ("head's share of forward FLOPs", "head_share", share),
         ("context, bytes", "context_bytes", count),
         ("context, tokens", "context_tokens", count),
+        ("warmup, share of the steps", "warmup_share", share),
         ("learning rate", "lr", lambda v: MISSING if v is None else f"{v:g}"),
         ("inference FLOPs a byte, prefill", "inference_flops_per_byte_prefill", power),
         ("inference FLOPs a byte, decoding", "inference_flops_per_byte_decode", power),
@@ -254,6 +256,7 @@ def quantities(results: Mapping[str, Any]) -> Table:
         ("vocabulary used on test text", "vocabulary_used", count),
         ("superwords among test tokens", "superword_share", share),
         ("bytes a token on test text", "bytes_per_token", lambda v: number(v, 2)),
+        ("test windows longer than trained on", "long_windows", share),
         ("test documents", "test_documents", count),
         ("groups held out for test", "test_groups", count),
         ("test shingles found in training text", "leak_share", lambda v: MISSING if v is None else f"{v:.2%}"),
@@ -326,9 +329,9 @@ def task_table(results: Mapping[str, Any]) -> Table:
         ("gold bits/byte", "lower is better"), ("Δ gold bits/byte", "minus the baseline"), ("verdict", "Holm"),
     )  # fmt: skip
     return Table(
-        "Grey: the interval over seeds and items covers chance, or there are too few seeds for one. Fewest tokens: "
-        "accuracy of always taking the choice with the fewest tokens, which needs no model; a score under it shows "
-        "nothing. No mean over tasks is formed.",
+        "Fewest tokens: accuracy of always taking the choice with the fewest tokens, which needs no model and differs "
+        "by tokenizer; differences in accuracy hold that too. Grey: the interval over seeds and items reaches down to "
+        "chance or to that, or there are too few seeds for one. No mean over tasks is formed.",
         columns,
         tuple(rows),
         sortable=True,

@@ -39,6 +39,8 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], tensors: Mapping[str
     """Write a checkpoint for `state["step"]`, then prune. A failure leaves the checkpoints that are there."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{_PREFIX}{state['step']:08d}"
+    if final.exists():  # of this very run: damaged ones are set aside before training goes on
+        return final
     temp = folder / f".{final.name}.tmp"
     shutil.rmtree(temp, ignore_errors=True)
     size = sum(tensor.numel() * tensor.element_size() for kind in tensors.values() for tensor in kind.values())
@@ -50,7 +52,6 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], tensors: Mapping[str
         files = {path.name: sha256_file(path) for path in sorted(temp.iterdir())}
         record = {"state": dict(state), "files": files}
         write_json(temp / "state.json", {**record, "sha256": hash_key(record, 64)})
-        shutil.rmtree(final, ignore_errors=True)  # only a broken one can be there: a valid one would have been resumed
         publish_dir(temp, final)
     except (OSError, SafetensorError, IsotokError) as error:
         shutil.rmtree(temp, ignore_errors=True)
@@ -78,14 +79,19 @@ def load_newest(folder: Path) -> Checkpoint | None:
         if problem is None:
             return Checkpoint(path, state)
         say(f"warning: checkpoint {path} is damaged ({problem}); falling back to the one before it")
+        # Out of the way, so that it neither counts as one to keep nor stands where the step is saved again.
+        damaged = path.with_name(f"damaged-{path.name}")
+        shutil.rmtree(damaged, ignore_errors=True)
+        path.rename(damaged)
     if steps:
         say(f"warning: no valid checkpoint left in {folder}; starting from step 0")
     return None
 
 
 def steps_saved(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, valid or not, in order."""
-    return sorted(int(path.name.removeprefix(_PREFIX)) for path in folder.glob(f"{_PREFIX}[0-9]*"))
+    """The steps that have a checkpoint, in order."""
+    names = (path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*"))
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def _verify(path: Path) -> tuple[str | None, dict[str, Any]]:

@@ -95,6 +95,7 @@ def run(
             "bytes": totals.bytes,
             "unique_bytes": unique_bytes(data, rows, streams),
             "passes": plan.passes,
+            "warmup_share": plan.warmup_steps / plan.steps,
             "targets_per_update": plan.rows * plan.context_tokens,
             "parameters": _parameters(config, plan.context_tokens),
             "lr": training.lr,

@@ -201,7 +201,7 @@ def test_what_the_reader_must_know(report: Report) -> None:
     assert "stochastok trained on varied tokenizations" in text
     assert "Superwords are expected to lose" in text
     assert "Runs differ in" not in text
-    assert "A/A" not in text
+    assert "No A/A row" in text
 
 
 def test_different_versions_are_named(report: Report) -> None:
@@ -221,6 +221,16 @@ def test_other_items_are_refused_by_name(tmp_path: Path) -> None:
     results["evaluation_items_sha256"] = "00" * 32
     write_json(path, results)
     with pytest.raises(DataError, match="arm superbpe seed 1 was evaluated on other items than arm bytes seed 0"):
+        gather(spec)
+
+
+def test_arms_scored_differently_are_refused(tmp_path: Path) -> None:
+    spec = write_runs(tmp_path)
+    path = Path(spec["arms"][2]["runs"][1]["evaluate"]) / "results.json"
+    results = json.loads(path.read_text())
+    results["bpb"]["context_bytes"] = 77
+    write_json(path, results)
+    with pytest.raises(DataError, match="arm superbpe seed 1 was scored as .*77"):
         gather(spec)
 
 

@@ -96,3 +96,18 @@ def test_leftovers_of_a_crash_are_swept(tmp_path: Path) -> None:
     assert found is not None
     assert found.state["step"] == 1
     assert not torn.exists()
+
+
+def test_damaged_ones_neither_stand_in_the_way_nor_push_out_a_valid_one(tmp_path: Path) -> None:
+    for step in (200, 400, 600):
+        save(tmp_path, step)
+    for step in (400, 600):
+        (tmp_path / f"step-{step:08d}" / "weights.safetensors").write_bytes(b"torn")
+    assert load_newest(tmp_path) is None
+    save(tmp_path, 200)
+    assert steps_saved(tmp_path) == [200]
+    newest = load_newest(tmp_path)
+    assert newest is not None
+    assert newest.state["step"] == 200
+    (tmp_path / "step-00000400.bak").mkdir()
+    assert steps_saved(tmp_path) == [200]
