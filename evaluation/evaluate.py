@@ -242,7 +242,7 @@ def _run_tasks(
         for item, sample in zip(items, ran[name]["samples"]):
             pairs = [lm.pair_scores[name, sample["doc_id"], item.context, choice] for choice in item.choices]
             gold = pairs[item.gold]
-            # By the bytes that were scored: under back-off they hold a tail of the context, where only superwords reach.
+            # By the bytes that were scored: under back-off these hold a tail of the context, for superwords alone.
             rates = [p.nats / p.n_bytes for p in pairs]
             shortest = [i for i, p in enumerate(pairs) if p.n_tokens == min(q.n_tokens for q in pairs)]
             fewest += (item.gold in shortest) / len(shortest)

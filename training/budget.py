@@ -4,7 +4,7 @@ Context is matched in bytes and rows are equal, so each step of every arm reads 
 FLOPs buys is a number of steps. What an arm ends up with is its `Plan`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from isotok.errors import ConfigError
@@ -83,7 +83,7 @@ def plan_run(
     tokenizer: "PreTrainedTokenizerFast",
 ) -> Plan:
     """Resolve a budget for one arm from its training split. Raises ConfigError where the comparison would not hold."""
-    return resolve_budget(
+    plan = resolve_budget(
         budget,
         model,
         training,
@@ -92,6 +92,15 @@ def plan_run(
         bytes_per_token=measure_bytes_per_token(data, transform, tokenizer),
         train_bytes=float(data.n_bytes.sum()),
     )
+    a_row = plan.bytes / plan.rows
+    shortest = min(int(data.n_bytes[row :: plan.rows].sum()) for row in range(plan.rows))
+    if plan.passes <= 1 and a_row > shortest:
+        early = (
+            f"some of the {plan.rows} rows reach the end of their share of the text ({shortest:,} bytes) before "
+            "one pass is over and read parts of it again, in an order that differs by seed"
+        )
+        return replace(plan, warnings=(*plan.warnings, early))
+    return plan
 
 
 def resolve_budget(

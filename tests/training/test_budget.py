@@ -235,3 +235,15 @@ def test_validation_steps() -> None:
     assert validation_steps(Training(validations=4), 400) == [100, 200, 300, 400]
     assert validation_steps(Training(validations=0), 400) == []
     assert validation_steps(Training(validations=8), 3)[-1] == 3
+
+
+def test_rows_that_run_out_before_one_pass_are_warned_of() -> None:
+    class Uneven(Data):
+        def __init__(self) -> None:
+            super().__init__(units=1000)
+            self.n_bytes = self.n_bytes.copy()
+            self.n_bytes[0::4] //= 4
+
+    assert not [w for w in plan(amount=100).warnings if "rows" in w]
+    early = plan(amount=200, data=Uneven()).warnings
+    assert [w for w in early if "some of the 4 rows" in w]
