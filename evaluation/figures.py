@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from evaluation import tables
 from evaluation.cells import signed, span
@@ -184,6 +185,7 @@ def _learning(results: Mapping[str, Any], curves: Curves, part: str, x: str, ind
     places = _spread([label[0] for label in labels], 0.066 * (top - bottom), bottom, top)
     for (_, text, colour, weight), y in zip(labels, places):
         axes.text(1.015, y, text, transform=axes.get_yaxis_transform(), color=colour, va="center", fontweight=weight)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(_scaled(axes.get_xlim()[1]))
     axes.set_xlabel("training FLOPs, full T² attention" if x == "flops" else "bytes of text trained on")
     axes.set_ylabel("bits per byte")
@@ -221,6 +223,7 @@ def _cost(results: Mapping[str, Any], kind: str) -> Picture | None:
     for name, y in zip(order, heights):
         x = costs[name] + 0.03 * (high - low)
         axes.text(x, y, _short(name), color=_look(results, name)[0], ha="left", va="center", fontweight="bold")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(_scaled(axes.get_xlim()[1]))
     axes.set_xlabel(f"inference FLOPs a byte, {'prefill' if kind == 'prefill' else 'decoding'}")
     axes.set_ylabel("bits per byte, test text")
