@@ -150,6 +150,8 @@ def build_experiment(overrides: Sequence[str], *, multirun: bool = False) -> Exp
     settings = build_settings(base)
     add_plugins(settings.plugins)
     study = build({"_target_": "scripts.compose.Study", **base["study"]}, "study")
+    if settings.seeds and any(text.partition("=")[0] == "seed" for text in overrides):
+        raise ConfigError(f"seed: this experiment has seeds={settings.seeds}; set seeds=[...] instead")
     seeds = swept.pop("seed", []) or settings.seeds or [settings.seed]
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds={seeds}: a seed twice is one run, not two")
@@ -234,7 +236,10 @@ def _cross(arms: dict[str, list[str]], grid: dict[str, list[Any]]) -> dict[str, 
 def _refuse_twins(arms: Sequence[Arm], study: Study) -> None:
     seen: dict[str, str] = {}
     for arm in arms:
-        key = repr([{g: describe(getattr(run, g), with_impl=False) for g in GROUPS} for run in arm.runs.values()])
+        # Of a corpus all fields: paths are no part of the recipe's key, but other paths are other text.
+        key = repr(
+            [{g: describe(getattr(run, g), with_impl=g == "corpus") for g in GROUPS} for run in arm.runs.values()]
+        )
         other = seen.setdefault(key, arm.name)
         if other != arm.name and not any({other, arm.name} <= set(twins) for twins in study.twins):
             raise ConfigError(

@@ -19,8 +19,8 @@ class Graph:
         self._fingerprints: dict[str, dict[str, Any]] = {}
 
     def corpus(self, run: Run) -> Node:
-        recipe = describe(run.corpus, with_impl=False)
-        ident = hash_key(recipe)
+        # With impl fields: a local corpus' paths are one, and other paths are other text.
+        ident = hash_key(describe(run.corpus))
         if ident not in self._fingerprints:
             self._fingerprints[ident] = run.corpus.fingerprint()
         fingerprint = self._fingerprints[ident]

@@ -55,7 +55,8 @@ def _row(name: str, runs: int, run: Run, graph: Graph, store: Store, measure: bo
     from tokenization import TokenData, load_tokenizer
     from training.budget import plan_run, resolve_budget
 
-    assumed = run.assume.bytes_per_token is not None
+    # Only `isotok plan` (the one that measures) assumes: before training, budgets are held against the data itself.
+    assumed = measure and run.assume.bytes_per_token is not None
     if assumed:
         # No data is read for an assumed arm, not even a fingerprint.
         vocab_size = getattr(run.tokenizer, "vocab_size", 256) + 1

@@ -84,6 +84,22 @@ def test_arms_seeds_and_grid_multiply():
     assert experiment.arms[1].runs[3].tokenizer.vocab_size == 500
 
 
+def test_a_seed_beside_seeds_is_refused_and_not_ignored():
+    with pytest.raises(ConfigError, match=r"seeds=\[0, 1, 2\]; set seeds="):
+        build_experiment(["experiment=demo", "seed=5"])
+
+
+def test_local_corpora_of_other_paths_are_other_corpora(tmp_path):
+    for name, text in (("en", "the sea"), ("de", "das Meer")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(text)
+    arms = [f"+arms.{name}=['corpus.paths=[{tmp_path}/{name}/*.txt]']" for name in ("en", "de")]
+    experiment = build_experiment(["corpus=local", *[arm.lstrip("+") for arm in arms]])
+    graph = Graph()
+    keys = {graph.corpus(run).key for run in experiment.runs()}
+    assert len(keys) == 2
+
+
 def test_multirun_is_sugar_for_a_grid():
     experiment = build_experiment(["tokenizer=bpe,superbpe", "seed=0,1"], multirun=True)
     assert [arm.name for arm in experiment.arms] == ["tokenizer=bpe", "tokenizer=superbpe"]
