@@ -99,8 +99,6 @@ def _dispatch(arguments: list[str]) -> None:
     if "--help" in rest or "-h" in rest:
         _help()
         return
-    if "--version" in rest:
-        raise ConfigError("--version goes before a command")
     multirun = "-m" in rest or "--multirun" in rest
     overrides, show_config = _flags(rest)
     if show_config:
