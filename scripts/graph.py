@@ -9,7 +9,16 @@ from scripts.compose import Experiment, Run
 from scripts.store import Node
 
 # Bump a stage's format when the same recipe and inputs come to give another result or another layout.
-FORMATS = {"corpus": 1, "tokenizer": 1, "encode": 1, "pretrain": 1, "evaluate": 1, "reference": 1, "report": 1}
+FORMATS = {
+    "corpus": 1,
+    "count": 1,
+    "tokenizer": 2,
+    "encode": 1,
+    "pretrain": 1,
+    "evaluate": 1,
+    "reference": 1,
+    "report": 1,
+}
 
 
 class Graph:
@@ -27,7 +36,14 @@ class Graph:
         return _node("corpus", run.corpus.label, {}, {"corpus": run.corpus}, extra={"fingerprint": fingerprint})
 
     def tokenizer(self, run: Run) -> Node:
-        return _node("tokenizer", run.tokenizer.label, {"corpus": self.corpus(run)}, {"tokenizer": run.tokenizer})
+        corpus = self.corpus(run)
+        inputs = {"corpus": corpus}
+        # Counts belong to the corpus: every tokenizer that needs the same ones shares them.
+        for chunking in getattr(run.tokenizer, "chunkings", ()):
+            counted = {"corpus": corpus}
+            name = f"{corpus.name}-{chunking.label}"
+            inputs[f"count/{chunking.label}"] = _node("count", name, counted, {"chunking": chunking})
+        return _node("tokenizer", run.tokenizer.label, inputs, {"tokenizer": run.tokenizer})
 
     def encode(self, run: Run) -> Node:
         inputs = {"corpus": self.corpus(run), "tokenizer": self.tokenizer(run)}

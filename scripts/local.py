@@ -33,8 +33,10 @@ def run_graph(targets: Sequence[Node], store: Store, *, jobs: int, threads: int,
     needed = _missing(targets, store)
     if not needed:
         return
-    os.environ.update(thread_environment(threads))
-    failed = _run_here(needed, store) if jobs == 1 or len(needed) == 1 else _run_pool(needed, store, jobs, plugins)
+    alone = jobs == 1 or len(needed) == 1
+    cores = len(os.sched_getaffinity(0))
+    os.environ.update(thread_environment(threads, cores if alone else max(1, cores // jobs)))
+    failed = _run_here(needed, store) if alone else _run_pool(needed, store, jobs, plugins)
     if failed:
         error = next(iter(failed.values()))
         if len(failed) == 1:
@@ -43,11 +45,13 @@ def run_graph(targets: Sequence[Node], store: Store, *, jobs: int, threads: int,
         raise IsotokError(f"{len(failed)} stages failed: {reasons}") from error
 
 
-def thread_environment(threads: int) -> dict[str, str]:
-    """Environment that holds numeric libraries and the tokenizer library to so many threads."""
-    count = str(threads)
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-    return dict.fromkeys(names, count) | {"TOKENIZERS_PARALLELISM": "false" if threads == 1 else "true"}
+def thread_environment(threads: int, cores: int) -> dict[str, str]:
+    """Environment that holds torch to so many threads, counting and the tokenizer library to so many cores."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return dict.fromkeys(names, str(threads)) | {
+        "RAYON_NUM_THREADS": str(cores),
+        "TOKENIZERS_PARALLELISM": "false" if cores == 1 else "true",
+    }
 
 
 def _missing(targets: Sequence[Node], store: Store) -> list[Node]:

@@ -38,10 +38,18 @@ def _corpus(node: Node, folders: Folders, out: Path) -> Figures:
     return build_corpus(build(node.config["corpus"], "corpus"), out)
 
 
+def _count(node: Node, folders: Folders, out: Path) -> Figures:
+    from tokenization import count_corpus
+
+    return count_corpus(folders["corpus"], build(node.config["chunking"], "tokenizer"), out)
+
+
 def _tokenizer(node: Node, folders: Folders, out: Path) -> Figures:
     from tokenization import train_tokenizer
 
-    return train_tokenizer(build(node.config["tokenizer"], "tokenizer"), folders["corpus"], out)
+    recipe = build(node.config["tokenizer"], "tokenizer")
+    counted = {chunking: folders[f"count/{chunking.label}"] for chunking in getattr(recipe, "chunkings", ())}
+    return train_tokenizer(recipe, folders["corpus"], out, counted)
 
 
 def _encode(node: Node, folders: Folders, out: Path) -> Figures:
@@ -146,6 +154,7 @@ def _report(node: Node, folders: Folders, out: Path) -> Figures:
 
 _STAGES: dict[str, Callable[[Node, Folders, Path], Figures]] = {
     "corpus": _corpus,
+    "count": _count,
     "tokenizer": _tokenizer,
     "encode": _encode,
     "pretrain": _pretrain,

@@ -9,8 +9,11 @@ Importing this package imports neither torch nor transformers; training and load
 
 from tokenization.bpe import BPE
 from tokenization.byte_level import ByteLevel
+from tokenization.chunks import Chunks, chunks_of, count_chunks, count_corpus
 from tokenization.corpus import Document, build_corpus, read_documents
 from tokenization.encode import TokenData, encode_corpus
+from tokenization.merges import Vetoes, learn_merges
+from tokenization.pretokenize import Chunking
 from tokenization.stochastok import StochasTok
 from tokenization.superbpe import SuperBPE
 from tokenization.tokenizer import TokenizerRecipe, encode_text, load_tokenizer, token_bytes, train_tokenizer
@@ -19,15 +22,22 @@ from tokenization.transform import NoTransform
 __all__ = [
     "BPE",
     "ByteLevel",
+    "Chunking",
+    "Chunks",
     "Document",
     "NoTransform",
     "StochasTok",
     "SuperBPE",
     "TokenData",
     "TokenizerRecipe",
+    "Vetoes",
     "build_corpus",
+    "chunks_of",
+    "count_chunks",
+    "count_corpus",
     "encode_corpus",
     "encode_text",
+    "learn_merges",
     "load_tokenizer",
     "read_documents",
     "token_bytes",

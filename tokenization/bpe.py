@@ -1,91 +1,93 @@
-"""Byte-level BPE (Sennrich et al., 2016; Radford et al., 2019) through the Hugging Face trainer."""
+"""Byte-level BPE (Sennrich et al., 2016; Radford et al., 2019): merges of the most frequent pairs inside pieces."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from isotok.errors import DataError
+from isotok.progress import say
 from isotok.recipe import Field, recipe
-from tokenization.pretokenize import Feed, PretokenizerName, feed_units, pretokenizer
-from tokenization.tokenizer import byte_alphabet, finish, with_progress
+from tokenization.chunks import chunks_of
+from tokenization.merges import ALPHABET, Merge, Vetoes, learn_merges
+from tokenization.pretokenize import Chunking, Feed, PretokenizerName, pretokenizer
+from tokenization.tokenizer import finish
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-Merge = tuple[str, str]
-
-ALPHABET = sorted(byte_alphabet())
-"""The 256 byte characters by code point, as the library orders them: id 0 is `!`."""
-
 
 @recipe
 class BPE:
-    """Byte-pair encoding over pretokenized text.
+    """Byte-pair encoding over pretokenized text, equal to the Hugging Face trainer's.
 
     vocab_size: entries without specials: 256 bytes + merges.
-    pretokenizer: name in `tokenization.pretokenize`; the default is SuperBPE's stage 1, so that BPE is its control.
-    feed: `line` (as the reference trains from files: no token spans a newline) or `document`.
+    pretokenizer: name in `tokenization.pretokenize` or `regex:PATTERN`; the default is SuperBPE's stage 1, so that BPE
+    is its control. `none` is BPE without pretokenization.
+    feed: `line` (as the reference trains from files: no entry spans a newline) or `document`.
+    min_frequency: how often a pair must occur to be merged.
+    forbid, max_words, max_bytes: vetoes on entries: strings that none may hold, most words between spaces, most bytes.
     """
 
     vocab_size: Annotated[int, Field(ge=257)] = 2048
     pretokenizer: PretokenizerName = "superbpe_stage1"
     feed: Feed = "line"
+    min_frequency: Annotated[int, Field(ge=1)] = 1
+    forbid: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    max_words: Annotated[int, Field(ge=1)] | None = None
+    max_bytes: Annotated[int, Field(ge=2)] | None = None
 
     @property
     def label(self) -> str:
         return f"bpe-{self.vocab_size}"
 
+    @property
+    def chunkings(self) -> tuple[Chunking, ...]:
+        return (Chunking(pretokenizer=self.pretokenizer, feed=self.feed),)
+
     def train(self, texts: Iterable[str]) -> "PreTrainedTokenizerFast":
-        """Learn `vocab_size - 256` merges. Raises DataError when the text does not hold that many."""
-        merges = learn_merges(texts, self.vocab_size - 256, self.pretokenizer, self.feed)
+        """Learn `vocab_size - 256` merges, or as many as the text holds, which is said and kept in the metadata."""
+        chunks = chunks_of(texts, self.chunkings[0])
+        vetoes = Vetoes(tuple(text.encode() for text in self.forbid), self.max_words, self.max_bytes)
+        merges = learn_merges(chunks, self.vocab_size - 256, vetoes=vetoes, min_frequency=self.min_frequency)
         vocab = merge_vocabulary(merges)
-        metadata = {"algorithm": "bpe", "pretokenizer": self.pretokenizer, "feed": self.feed, "merges": len(merges)}
-        return finish(
-            byte_level_bpe(vocab, merges, self.pretokenizer), {**metadata, "superwords": count_superwords(vocab)}
+        tell_shortfall(self.label, len(vocab), self.vocab_size)
+        metadata = {
+            "algorithm": "bpe",
+            "pretokenizer": self.pretokenizer,
+            "feed": self.feed,
+            "bytes_seen": chunks.text_bytes,
+            "unique_chunks": len(chunks),
+            "merges": len(merges),
+            "vocab_size_asked": self.vocab_size,
+            "min_frequency": self.min_frequency,
+            "forbid": list(self.forbid),
+            "max_words": self.max_words,
+            "max_bytes": self.max_bytes,
+            "superwords": count_superwords(vocab),
+        }
+        return finish(byte_level_bpe(vocab, merges, self.pretokenizer), metadata)
+
+
+def tell_shortfall(label: str, learned: int, asked: int) -> None:
+    """Say so when the corpus ran out of pairs before the vocabulary was full."""
+    if learned < asked:
+        say(
+            f"tokenizer {label}: tokenizer.vocab_size={asked}, but this text holds only {learned} entries; "
+            "the vocabulary has those (lower tokenizer.vocab_size or tokenizer.min_frequency, or give more text)"
         )
 
 
-def learn_merges(texts: Iterable[str], count: int, pretokenizer_name: PretokenizerName, feed: Feed) -> list[Merge]:
-    """The merges of BPE over texts that add `count` entries to the 256 bytes, in the byte-level spelling.
-
-    Ties as the library breaks them: highest count first, then the smallest pair of ids.
-    """
-    from tokenizers import Tokenizer, models, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pretokenizer(pretokenizer_name)
-    trainer = trainers.BpeTrainer(
-        vocab_size=256 + count,
-        initial_alphabet=ALPHABET,  # all 256: bytes unseen in training would vanish from text, silently
-        show_progress=False,
-    )
-    pieces = with_progress(texts, "learning merges")
-    tokenizer.train_from_iterator(feed_units(pieces, feed), trainer=trainer)
-    check_vocabulary(tokenizer.get_vocab_size(), 256 + count)
-    return merges_of(tokenizer)
-
-
-def check_vocabulary(learned: int, wanted: int) -> None:
-    """Raise DataError when the corpus ran out of pairs before the vocabulary was full."""
-    if learned < wanted:
-        raise DataError(
-            f"tokenizer.vocab_size={wanted}: this corpus supports only {learned} entries; "
-            "lower tokenizer.vocab_size or give more text"
-        )
-
-
-def byte_level_bpe(vocab: dict[str, int], merges: list[Merge], pretokenizer_name: PretokenizerName) -> "Tokenizer":
+def byte_level_bpe(vocab: dict[str, int], merges: Sequence[Merge], pretokenizer_name: str) -> "Tokenizer":
     """A Hugging Face tokenizer from a vocabulary and merges: pretokenizer, BPE, byte-level decoder."""
     from tokenizers import Tokenizer, decoders, models
 
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(merges)))
     tokenizer.pre_tokenizer = pretokenizer(pretokenizer_name)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
-def merge_vocabulary(merges: list[Merge]) -> dict[str, int]:
+def merge_vocabulary(merges: Iterable[Merge]) -> dict[str, int]:
     """Ids: the 256 byte characters in code-point order, then the result of each merge in order."""
     vocab = {char: index for index, char in enumerate(ALPHABET)}
     for left, right in merges:
@@ -101,4 +103,8 @@ def merges_of(tokenizer: "Tokenizer") -> list[Merge]:
 
 def count_superwords(vocab: Iterable[str]) -> int:
     """Entries that hold a space between two words: what plain BPE cannot learn."""
-    return sum("Ġ" in entry.strip("Ġ") for entry in vocab)
+    return sum(is_superword(entry) for entry in vocab)
+
+
+def is_superword(entry: str) -> bool:
+    return "Ġ" in entry.strip("Ġ")

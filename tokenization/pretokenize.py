@@ -2,20 +2,22 @@
 
 `superbpe_*` are the two stages of the published tokenizers of Liu, Hayase et al. (2025, arXiv 2503.13423),
 `superbpe2025_*` those of the authors' later English recipe. Stage 1 is also the fair BPE control's:
-words with their leading space, digits in threes, no contractions.
+words with their leading space, digits in threes, no contractions. Any other regex goes by `regex:PATTERN`.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator
+
+from isotok.recipe import recipe
 
 if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer
 
-PretokenizerName = Literal[
-    "gpt2", "llama3", "superbpe_stage1", "superbpe_stage2", "superbpe2025_stage1", "superbpe2025_stage2", "none"
-]
-
 Feed = Literal["line", "document"]
+REGEX = "regex:"
 
 # Regexes as the reference tokenizers publish them; they are data, not code.
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -45,12 +47,44 @@ _TABLE: dict[str, tuple[bool, str | None]] = {
 }
 
 
-def pretokenizer(name: PretokenizerName) -> "PreTokenizer":
-    """The Hugging Face pretokenizer of that name: splits first, then bytes to the byte-level alphabet."""
+def _check_name(name: str) -> str:
+    if name.startswith(REGEX):
+        from tokenizers import Regex
+
+        try:
+            Regex(name.removeprefix(REGEX))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"not a regex that the tokenizer library (Oniguruma) understands: {error}") from None
+    elif name not in _TABLE:
+        raise ValueError(f"no pretokenizer of that name; allowed: {', '.join(_TABLE)}, {REGEX}PATTERN")
+    return name
+
+
+PretokenizerName = Annotated[str, AfterValidator(_check_name)]
+"""A name of the table, or `regex:` and a pattern whose matches, and what is between them, are the pieces."""
+
+
+@recipe
+class Chunking:
+    """How text falls into the chunks that are counted: the pieces of a pretokenizer, over lines or whole documents."""
+
+    pretokenizer: PretokenizerName
+    feed: Feed = "line"
+
+    @property
+    def label(self) -> str:
+        name = self.pretokenizer
+        if name.startswith(REGEX):
+            name = "regex" + hashlib.sha256(name.encode()).hexdigest()[:8]
+        return f"{name}-{self.feed}"
+
+
+def pretokenizer(name: str) -> "PreTokenizer":
+    """The Hugging Face pretokenizer of that name, or of `regex:PATTERN`: splits, then bytes to their alphabet."""
     from tokenizers import Regex
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
 
-    digits, regex = _TABLE[name]
+    digits, regex = (False, name.removeprefix(REGEX)) if name.startswith(REGEX) else _TABLE[name]
     steps: list[PreTokenizer] = []
     if digits:
         steps.append(Digits(individual_digits=False))

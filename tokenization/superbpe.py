@@ -6,28 +6,18 @@ Inference is plain BPE with the one merge list under the stage-2 pretokenizer, s
 `tokenizer.json` gets it right.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 from isotok.recipe import Field, recipe
-from tokenization.bpe import (
-    Merge,
-    byte_level_bpe,
-    check_vocabulary,
-    count_superwords,
-    learn_merges,
-    merge_vocabulary,
-    merges_of,
-)
-from tokenization.pretokenize import Feed, PretokenizerName, feed_units
-from tokenization.tokenizer import finish, reiterable, with_progress
+from tokenization.bpe import byte_level_bpe, count_superwords, merge_vocabulary, tell_shortfall
+from tokenization.chunks import chunks_of
+from tokenization.merges import Vetoes, learn_merges
+from tokenization.pretokenize import Chunking, Feed, PretokenizerName
+from tokenization.tokenizer import finish, reiterable
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
-
-_BATCH = 2048
-_FIRST_CODE_POINT = 0x10000
 
 
 @recipe
@@ -35,11 +25,12 @@ class SuperBPE:
     """Two-stage BPE with superwords.
 
     vocab_size: entries without specials: 256 bytes + merges of both stages.
-    transition: entries at the hand-over between the stages: a fraction of vocab_size (below 1) or a count.
-    stage1, stage2: pretokenizers by name; defaults are the published tokenizers'.
+    transition: entries at the hand-over between the stages: a fraction of vocab_size (up to 1) or a count.
+    stage1, stage2: pretokenizers by name or `regex:PATTERN`; defaults are the published tokenizers'.
     feed: `line` as published (no entry spans a newline) or `document`.
-    max_words: most words an entry learned in stage 2 may hold.
-    forbid_colon_space: veto entries with a colon followed by a space, which would swallow `Answer:` prompts.
+    min_frequency: how often a pair must occur to be merged.
+    forbid, max_words, max_bytes: vetoes on entries of stage 2: strings that none may hold (a colon and a space would
+    swallow `Answer:` prompts), most words between spaces, most bytes.
     """
 
     vocab_size: Annotated[int, Field(ge=257)] = 2048
@@ -47,8 +38,10 @@ class SuperBPE:
     stage1: PretokenizerName = "superbpe_stage1"
     stage2: PretokenizerName = "superbpe_stage2"
     feed: Feed = "line"
-    max_words: Annotated[int, Field(ge=1)] = 4
-    forbid_colon_space: bool = True
+    min_frequency: Annotated[int, Field(ge=1)] = 1
+    forbid: tuple[Annotated[str, Field(min_length=1)], ...] = (": ",)
+    max_words: Annotated[int, Field(ge=1)] | None = 4
+    max_bytes: Annotated[int, Field(ge=2)] | None = None
 
     def __post_init__(self) -> None:
         if not 256 <= self.transition_entries <= self.vocab_size:
@@ -67,100 +60,48 @@ class SuperBPE:
         fraction = self.transition <= 1
         return round(self.transition * self.vocab_size) if fraction else round(self.transition)
 
+    @property
+    def chunkings(self) -> tuple[Chunking, ...]:
+        return (
+            Chunking(pretokenizer=self.stage1, feed=self.feed),
+            Chunking(pretokenizer=self.stage2, feed=self.feed),
+        )
+
     def train(self, texts: Iterable[str]) -> "PreTrainedTokenizerFast":
-        """Learn both stages; texts are read twice. Raises DataError when they do not hold enough merges."""
+        """Learn both stages, as far as the text goes (which is said); texts are read twice."""
         texts = reiterable(texts)
-        inherited = learn_merges(texts, self.transition_entries - 256, self.stage1, self.feed)
-        learned, dropped = self._learn_stage2(texts, inherited)
+        words, lines = self.chunkings
+        inherited = learn_merges(
+            chunks_of(texts, words), self.transition_entries - 256, min_frequency=self.min_frequency
+        )
+        chunks = chunks_of(texts, lines)
+        learned = learn_merges(
+            chunks,
+            self.vocab_size - 256 - len(inherited),
+            inherited=inherited,
+            vetoes=Vetoes(tuple(text.encode() for text in self.forbid), self.max_words, self.max_bytes),
+            min_frequency=self.min_frequency,
+        )
         merges = inherited + learned
         vocab = merge_vocabulary(merges)
+        tell_shortfall(self.label, len(vocab), self.vocab_size)
         metadata = {
             "algorithm": "superbpe",
             "pretokenizer": self.stage2,
             "stage1_pretokenizer": self.stage1,
             "feed": self.feed,
+            "bytes_seen": chunks.text_bytes,
+            "unique_chunks": len(chunks),
             "merges": len(merges),
             "merges_inherited": len(inherited),
             "merges_learned": len(learned),
-            "vocab_size_at_transition": self.transition_entries,
+            "vocab_size_at_transition": 256 + len(inherited),
+            "vocab_size_at_transition_asked": self.transition_entries,
+            "vocab_size_asked": self.vocab_size,
+            "min_frequency": self.min_frequency,
+            "forbid": list(self.forbid),
             "max_words": self.max_words,
-            # The library's trainer cannot veto by word count; longer entries are dropped after the fact,
-            # which is exact as long as this number is 0.
-            "merges_dropped_by_word_cap": dropped,
+            "max_bytes": self.max_bytes,
             "superwords": count_superwords(vocab),
         }
         return finish(byte_level_bpe(vocab, merges, self.stage2), metadata)
-
-    def _learn_stage2(self, texts: Iterable[str], inherited: list[Merge]) -> tuple[list[Merge], int]:
-        """Merges learned after `inherited` under the vetoes, and how many the word cap dropped.
-
-        Stage-2 pieces are encoded with the inherited merges, each id becomes one code point (in id order, so that
-        ties break alike), and the library's trainer runs on those strings as if they were words.
-        """
-        from tokenizers import Tokenizer, models, trainers
-
-        vocab = merge_vocabulary(inherited)
-        names = list(vocab)
-        wanted = self.vocab_size - len(vocab)
-        if wanted == 0:
-            return [], 0
-        encoder = byte_level_bpe(vocab, inherited, self.stage2)
-        margin = 32 + wanted // 4  # for entries that the word cap drops and for second spellings of one entry
-        trainer = trainers.BpeTrainer(
-            vocab_size=len(names) + wanted + margin,
-            initial_alphabet=[chr(_FIRST_CODE_POINT + index) for index in range(len(names))],
-            show_progress=False,
-        )
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.train_from_iterator(self._pieces(texts, encoder, names), trainer=trainer)
-
-        def spell(mapped: str) -> str:
-            return "".join(names[ord(char) - _FIRST_CODE_POINT] for char in mapped)
-
-        learned: list[Merge] = []
-        dropped = 0
-        for left, right in ((spell(left), spell(right)) for left, right in merges_of(tokenizer)):
-            if len(vocab) == self.vocab_size:
-                break
-            if _words(left + right) > self.max_words:
-                dropped += 1  # whatever is built on it holds as many words, so it is dropped as well
-            elif left + right not in vocab:  # a second way to spell an entry adds nothing
-                vocab[left + right] = len(vocab)
-                learned.append((left, right))
-        check_vocabulary(len(vocab), self.vocab_size)
-        return learned, dropped
-
-    def _pieces(self, texts: Iterable[str], encoder: "Tokenizer", names: list[str]) -> Iterator[str]:
-        symbols = [chr(_FIRST_CODE_POINT + index) for index in range(len(names))]
-        ends_in_colon = [name.endswith(":") for name in names]
-        starts_with_space = [name.startswith("Ġ") for name in names]
-        for batch in _batches(feed_units(with_progress(texts, "learning superwords"), self.feed)):
-            for encoding in encoder.encode_batch(batch, add_special_tokens=False):
-                piece: list[str] = []
-                last_word, last_id = None, -1
-                for word, index in zip(encoding.word_ids, encoding.ids):
-                    colon_space = (
-                        self.forbid_colon_space and last_id >= 0 and ends_in_colon[last_id] and starts_with_space[index]
-                    )
-                    if piece and (word != last_word or colon_space):
-                        yield "".join(piece)
-                        piece = []
-                    piece.append(symbols[index])
-                    last_word, last_id = word, index
-                if piece:
-                    yield "".join(piece)
-
-
-def _words(entry: str) -> int:
-    return sum(1 for part in entry.split("Ġ") if part)
-
-
-def _batches(units: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for unit in units:
-        batch.append(unit)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -4,17 +4,18 @@ All are Hugging Face tokenizers: a folder that `AutoTokenizer` loads as `PreTrai
 (how it came about) and, for byte-level vocabularies, `id_bytes.npy` (UTF-8 bytes that each id stands for).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from isotok.errors import ConfigError, DataError
-from isotok.files import write_json
-from isotok.progress import progress
+from isotok.files import read_json, write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+    from tokenization.pretokenize import Chunking
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -30,6 +31,8 @@ class TokenizerRecipe(Protocol):
     def train(self, texts: Iterable[str]) -> "PreTrainedTokenizerFast":
         """Learn from texts (documents) and return a tokenizer whose end-of-text token is `<|endoftext|>`.
 
+        A recipe that learns from counts of chunks names them in a property `chunkings` (a tuple of `Chunking`), asks
+        for them with `chunks_of(texts, chunking)`, and shares them with every other recipe on that corpus.
         Attach what should be kept in `metadata.json` as a dict in `tokenizer.isotok_metadata`.
         """
         ...
@@ -55,23 +58,24 @@ def finish(tokenizer: "Tokenizer", metadata: dict[str, Any]) -> "PreTrainedToken
     return fast
 
 
-def train_tokenizer(recipe: TokenizerRecipe, corpus: Path, out: Path) -> dict[str, Any]:
+def train_tokenizer(
+    recipe: TokenizerRecipe, corpus: Path, out: Path, counted: "Mapping[Chunking, Path] | None" = None
+) -> dict[str, Any]:
     """Stage `tokenizer`: learn from the corpus' training split, save, load back and check.
 
+    counted: folders of the counts that are there already (`count_corpus`), by chunking.
     Returns the headline figures. Raises DataError when the loaded tokenizer does not give back what was saved.
     """
+    from tokenization.chunks import CountedTexts
     from tokenization.corpus import read_documents
 
-    class TrainTexts:  # re-iterable: two-stage trainers read the split twice
-        def __iter__(self) -> Iterator[str]:
-            return (document.text for document in read_documents(corpus, "train"))
-
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = recipe.train(TrainTexts())
+    tokenizer = recipe.train(CountedTexts(corpus, counted or {}))
+    metadata: dict[str, Any] = tokenizer.isotok_metadata
+    metadata["corpus_sha256"] = read_json(corpus / "corpus.json")["sha256"]
     save_tokenizer(tokenizer, out)
     probe = [document.text[:20_000] for _, document in zip(range(20), read_documents(corpus, "train"))]
-    _check_saved(tokenizer, load_tokenizer(out), probe)
-    metadata = dict(tokenizer.isotok_metadata)
+    check_saved(tokenizer, out, probe)
     return {key: value for key, value in metadata.items() if isinstance(value, int | float | str)}
 
 
@@ -148,19 +152,37 @@ def reiterable(texts: Iterable[str]) -> Iterable[str]:
     return list(texts) if isinstance(texts, Iterator) else texts
 
 
-def with_progress(texts: Iterable[str], description: str) -> Iterator[str]:
-    """The texts, with progress in megabytes."""
-    with progress(description, unit="B") as advance:
-        for text in texts:
-            yield text
-            advance(len(text.encode("utf-8", "surrogatepass")))
+def check_saved(made: "PreTrainedTokenizerFast", folder: Path, texts: Sequence[str]) -> None:
+    """Load a saved tokenizer as a user would and compare it with the trained one: ids, lossless text, superwords.
 
-
-def _check_saved(made: "PreTrainedTokenizerFast", loaded: "PreTrainedTokenizerFast", texts: Sequence[str]) -> None:
+    Raises DataError naming the text, or the superword, that comes out differently.
+    """
+    loaded = load_tokenizer(folder)
     for text, before, after in zip(texts, encode_texts(made, texts), encode_texts(loaded, texts)):
         if before != after:
             raise DataError(
-                f"the saved tokenizer encodes {text[:40]!r}… differently from the trained one; this is a bug"
+                f"{folder}: the saved tokenizer encodes {text[:40]!r}… differently from the trained one; this is a bug"
             )
         if loaded.decode(after) != text:
-            raise DataError(f"decode(encode(text)) differs from the text at {text[:40]!r}…; the tokenizer is lossy")
+            raise DataError(
+                f"{folder}: decode(encode(text)) differs from the text at {text[:40]!r}…; the tokenizer is lossy"
+            )
+    if not is_byte_level(loaded):
+        return
+    # A class of transformers that brings its own pretokenizer loses every superword and says nothing.
+    superwords = [
+        piece.decode()
+        for piece in token_bytes(loaded)
+        if b" " in piece.strip(b" ") and not piece.endswith(b" ") and _is_text(piece)
+    ]
+    torn = [word for word, ids in zip(superwords, encode_texts(loaded, superwords)) if len(ids) != 1]
+    if len(torn) > len(superwords) // 2:
+        raise DataError(f"{folder}: superwords like {torn[0]!r} are not encoded as one token after loading")
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -7,16 +7,19 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scripts.graph import FORMATS
 from tokenization import TokenData
+from tokenization.chunks import load_chunks
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
 
 GOLDEN: dict[str, tuple[int, object]] = {
     "corpus": (1, "db3a33ea904b860a"),
-    "tokenizer": (1, "13aa37c9bc13189b"),
+    "count": (1, "2d14be0044bba753"),
+    "tokenizer": (2, "13aa37c9bc13189b"),
     "encode": (1, "d239cc8ee5645fb3"),
     "pretrain": (1, [20, 84, 6720, 20480, 8353013760.0, "2.355"]),
     "evaluate": (1, ["f8f179aa3030c381", "1.77"]),
@@ -60,10 +63,14 @@ def outputs(runs: Path) -> dict[str, object]:
 
     tokens = TokenData.open(one("encode", "superbpe*"), "train")
     ids = hashlib.sha256(b"".join(tokens.ids(unit).tobytes() for unit in range(len(tokens)))).hexdigest()
+    chunks = load_chunks(one("count", "*stage2*"))
+    pieces = np.split(chunks.data, chunks.ends[:-1])
+    counted = [(piece.tobytes(), int(count)) for piece, count in zip(pieces, chunks.counts)]
     trained = data(one("pretrain", "*stochastok*") / "train.json")
     evaluated = data(one("evaluate", "*superbpe*") / "results.json")
     return {
         "corpus": data(one("corpus") / "corpus.json")["sha256"][:16],
+        "count": hashlib.sha256(repr(sorted(counted)).encode()).hexdigest()[:16],
         "tokenizer": hashlib.sha256((one("tokenizer", "superbpe*") / "tokenizer.json").read_bytes()).hexdigest()[:16],
         "encode": ids[:16],
         "pretrain": [trained[key] for key in ("steps", "context_tokens", "tokens", "bytes", "flops")]

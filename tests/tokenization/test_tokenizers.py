@@ -18,7 +18,9 @@ from transformers import AutoTokenizer
 
 from isotok.errors import DataError
 from tokenization import BPE, ByteLevel, SuperBPE, encode_text, load_tokenizer, token_bytes
-from tokenization.bpe import learn_merges, merges_of
+from tokenization.bpe import merges_of
+from tokenization.chunks import count_chunks
+from tokenization.merges import learn_merges
 from tokenization.pretokenize import feed_units, pretokenizer
 from tokenization.tokenizer import save_tokenizer
 
@@ -90,7 +92,7 @@ def test_bpe_equals_the_library_trained_directly():
     )
     lines = [line for text in TEXTS for line in text.splitlines(keepends=True)]
     reference.train_from_iterator(lines, trainer)
-    assert learn_merges(TEXTS, 64, "superbpe_stage1", "line") == merges_of(reference)
+    assert merges_of(BPE(vocab_size=320).train(TEXTS).backend_tokenizer) == merges_of(reference)
 
 
 def test_superbpe_at_full_transition_is_its_bpe_control():
@@ -102,7 +104,7 @@ def test_superbpe_inherits_stage1_verbatim_and_compresses_better():
     recipe = SuperBPE(vocab_size=400, transition=0.85)
     tokenizer = recipe.train(TEXTS)
     merges = merges_of(tokenizer.backend_tokenizer)
-    inherited = learn_merges(TEXTS, recipe.transition_entries - 256, "superbpe_stage1", "line")
+    inherited = learn_merges(count_chunks(TEXTS, "superbpe_stage1", "line"), recipe.transition_entries - 256)
     assert merges[: len(inherited)] == inherited
     bpe = BPE(vocab_size=400).train(TEXTS)
     assert sum(len(encode_text(tokenizer, t)) for t in TEXTS) < sum(len(encode_text(bpe, t)) for t in TEXTS)
@@ -126,7 +128,7 @@ def test_vetoes_colon_space_and_word_count():
     colon = ["A: b c"] * 4 + ["A: b d"] * 3
     with_veto = SuperBPE(vocab_size=256 + 3 + 3, transition=256 + 3).train(colon)
     assert _entries_after(with_veto, 3) == ["A:", "ĠbĠc", "ĠbĠd"]
-    without = SuperBPE(vocab_size=256 + 3 + 1, transition=256 + 3, forbid_colon_space=False).train(colon)
+    without = SuperBPE(vocab_size=256 + 3 + 1, transition=256 + 3, forbid=()).train(colon)
     assert _entries_after(without, 3) == [":Ġb"]
 
     words = ["a b c d e f"] * 6
@@ -162,11 +164,14 @@ def test_line_feed_joins_to_the_text_and_cuts_at_newlines_only(text):
     assert all("\n" not in line[:-1] for line in lines)
 
 
-def test_vocabulary_larger_than_the_corpus_supports_names_the_key_and_the_limit():
-    with pytest.raises(DataError, match=r"tokenizer.vocab_size=5000: this corpus supports only \d+ entries"):
-        BPE(vocab_size=5000).train(TEXTS)
-    with pytest.raises(DataError, match="supports only"):
-        SuperBPE(vocab_size=9000, transition=300).train(["ab ab"])
+def test_vocabulary_larger_than_the_corpus_holds_stops_and_says_so(capfd):
+    full = BPE(vocab_size=5000).train(TEXTS[:1])
+    assert len(full) - 1 == full.isotok_metadata["vocab_size"] < full.isotok_metadata["vocab_size_asked"] == 5000
+    assert f"vocab_size=5000, but this text holds only {len(full) - 1} entries" in capfd.readouterr().err
+    both = SuperBPE(vocab_size=9000, transition=300).train(["ab ab"])
+    assert (both.isotok_metadata["merges_inherited"], both.isotok_metadata["merges_learned"]) == (2, 1)
+    assert both.isotok_metadata["vocab_size_at_transition"] == 258
+    assert both.tokenize("ab ab") == ["abĠab"]
 
 
 def test_texts_that_can_be_read_once_are_enough():
