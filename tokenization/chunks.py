@@ -185,8 +185,10 @@ def _blocks(texts: Iterable[str], feed: Feed) -> Iterator[tuple["np.ndarray", "n
         data = np.frombuffer(bytearray().join(parts), dtype=np.uint8)  # writable, as the kernels are compiled for
         ends = np.cumsum([len(part) for part in parts])
         if feed == "line":
-            ends = np.union1d(ends, np.flatnonzero(data == ord("\n")) + 1)
-        return data, ends.astype(np.int64)
+            last_bytes = data == ord("\n")
+            last_bytes[ends - 1] = True
+            ends = np.flatnonzero(last_bytes) + 1
+        return data, ends
 
     for number, text in enumerate(texts):
         try:

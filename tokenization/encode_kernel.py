@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from tokenization.token_table import mix
+from tokenization.hashing import PACKED_BYTES, equal, grow_short, grow_slots, grown, hash_bytes, mix, mix_packed, pack
 
 _KEPT_BYTES = 64  # longer parts are rare and not kept
 _SHORT = 48  # parts of more symbols go through a heap
 MAX_PART_BYTES = 1 << 27  # what a heap over one part may cost: 4 GB
+_TAG = 0x7FFFFFFF  # 31 bits, so that a slot is never negative
 _NONE = np.int32(0x7FFFFFFF)
 
 
@@ -31,16 +32,6 @@ class MergeTable(NamedTuple):
     pairs: np.ndarray
     byte_ids: np.ndarray
     unsafe: np.ndarray
-
-
-class _Parts(NamedTuple):
-    """Ids of parts seen before. slots (int64): hash tag << 32 | part + 1; text, text_ends, ids, id_ends: joined."""
-
-    slots: np.ndarray
-    text: np.ndarray
-    text_ends: np.ndarray
-    ids: np.ndarray
-    id_ends: np.ndarray
 
 
 @njit(cache=True, nogil=True)
@@ -68,7 +59,7 @@ def merge_table(pairs, byte_ids, token_data, token_ends):
     return table, twice
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _rank(table, left, right):
     mask = len(table.slots) - 1
     i = mix((np.int64(left) << 32) | np.int64(right)) & mask
@@ -171,110 +162,136 @@ def _encode_long(table, ids, n):
     return left
 
 
-@njit(cache=True, nogil=True)
-def _new_parts():
-    return _Parts(
-        np.zeros(1 << 16, np.int64),
-        np.empty(1 << 18, np.uint8),
-        np.zeros((1 << 15) + 1, np.int64),
-        np.empty(1 << 17, np.int32),
-        np.zeros((1 << 15) + 1, np.int64),
-    )
+@njit(cache=True, nogil=True, forceinline=True)
+def _slot_of_short(short, low, high):
+    mask = len(short) - 1
+    slot = mix_packed(low, high) & mask
+    while short[slot, 1] and (short[slot, 0] != low or short[slot, 1] != high):
+        slot = (slot + 1) & mask
+    return slot
 
 
-@njit(cache=True, nogil=True)
-def _grow_parts(parts, n):
-    """Twice the room; a slot's place comes from its tag, so the texts are not hashed again."""
-    slots = np.zeros(2 * len(parts.slots), np.int64)
+@njit(cache=True, nogil=True, forceinline=True)
+def _slot_of_long(slots, text, text_ends, data, start, size, tag):
     mask = len(slots) - 1
-    for slot in parts.slots:
-        if slot:
-            i = (slot >> 32) & mask
-            while slots[i]:
-                i = (i + 1) & mask
-            slots[i] = slot
-    text_ends, id_ends = np.zeros(2 * n + 1, np.int64), np.zeros(2 * n + 1, np.int64)
-    text_ends[: n + 1], id_ends[: n + 1] = parts.text_ends[: n + 1], parts.id_ends[: n + 1]
-    return _Parts(slots, parts.text, text_ends, parts.ids, id_ends)
+    slot = tag & mask
+    while slots[slot]:
+        if slots[slot] >> 32 == tag:
+            k = (slots[slot] & 0xFFFFFFFF) - 1
+            if text_ends[k + 1] - text_ends[k] == size and equal(text, text_ends[k], data, start, size):
+                break
+        slot = (slot + 1) & mask
+    return slot
+
+
+@njit(cache=True, nogil=True)
+def _copy_known(unsafe, data, ends, last, short, slots, text, text_ends, ids, id_ends, out, out_ends, cursor):
+    """Go on from the cursor (chunk, start, used) while parts are known and fit; returns the end of the one that is not.
+
+    No array is replaced in here: that would count references in the innermost loop. Returns 0 at the end of the data.
+    """
+    chunk, start, used = cursor
+    while chunk < last:
+        end = ends[chunk]
+        while start < end:
+            stop = start + 1
+            while stop < end and unsafe[data[stop - 1], data[stop]]:
+                stop += 1
+            size = stop - start
+            part = np.int64(-1)
+            one = np.int64(-1)
+            if size <= PACKED_BYTES:
+                low, high = pack(data, start, stop)
+                slot = _slot_of_short(short, low, high)
+                if short[slot, 1]:
+                    one = short[slot, 2]
+                    part = -1 - one
+            elif size <= _KEPT_BYTES:
+                tag = hash_bytes(data, start, stop) & _TAG
+                part = (slots[_slot_of_long(slots, text, text_ends, data, start, size, tag)] & 0xFFFFFFFF) - 1
+            if used + size > len(out) or (one < 0 and part < 0):
+                cursor[0], cursor[1], cursor[2] = chunk, start, used
+                return stop
+            if one >= 0:
+                out[used] = one
+                used += 1
+            else:
+                for j in range(id_ends[part], id_ends[part + 1]):
+                    out[used] = ids[j]
+                    used += 1
+            start = stop
+        out_ends[chunk] = used
+        chunk += 1
+    cursor[0], cursor[1], cursor[2] = chunk, start, used
+    return np.int64(0)
 
 
 @njit(cache=True, nogil=True)
 def encode_chunks(table, data, ends, first, last, max_parts):
-    """Ids of chunks first..last-1 (bytes joined, their ends) → ids (int32, joined), id_ends (int64, from 0).
+    """Ids of chunks first..last-1 (bytes joined, their ends) → ids (int32, joined), their ends (int64).
 
     At most `max_parts` distinct parts are kept, for memory; the result does not depend on it. A part of more than
     MAX_PART_BYTES is not encoded: its chunk's end is -1 and the rest is left undone.
     """
-    begin = ends[first - 1] if first else 0
+    begin = ends[first - 1] if first else np.int64(0)
     out = np.empty(1024 + (ends[last - 1] - begin) // 3 if last > first else 1, np.int32)
-    out_ends = np.empty(last - first, np.int64)
-    parts, n_parts = _new_parts(), 0
+    out_ends = np.full(last - first, -1, np.int64)
+    # Parts seen before. short: low, high of up to 15 bytes (high 0 is free), their one id or -1 - k. Longer ones:
+    # slots hold hash tag << 32 | k + 1 (0 is free), text is joined. Part k's ids: ids[id_ends[k] : id_ends[k + 1]].
+    short = np.zeros((1 << 14, 4), np.int64)
+    slots = np.zeros(1 << 12, np.int64)
+    text, text_ends = np.empty(1 << 16, np.uint8), np.zeros(1 << 12, np.int64)
+    ids, id_ends = np.empty(1 << 14, np.int32), np.zeros(1 << 12, np.int64)
+    n_parts, n_short, n_long = 0, 0, 0
     ranks = np.empty(_SHORT, np.int32)
-    used = 0
-    for chunk in range(first, last):
-        end = ends[chunk]
-        start = begin
-        while start < end:
-            stop = start + 1
-            x = np.int64(-3750763034362895579) ^ np.int64(data[start])
-            while stop < end and table.unsafe[data[stop - 1], data[stop]]:
-                x = (x * np.int64(1099511628211)) ^ np.int64(data[stop])
-                stop += 1
-            size = stop - start
-            if size > MAX_PART_BYTES:
-                out_ends[chunk - first :] = -1
-                return out[:used].copy(), out_ends
-            if used + size > len(out):
-                grown = np.empty(len(out) + len(out) // 2 + size, np.int32)
-                grown[:used] = out[:used]
-                out = grown
-            slot = np.int64(-1)
-            if size <= _KEPT_BYTES:
-                mask = len(parts.slots) - 1
-                tag = mix(x) & 0x7FFFFFFF  # 31 bits, so that a slot is never negative
-                slot = tag & mask
-                found = -1
-                while parts.slots[slot]:
-                    if parts.slots[slot] >> 32 == tag:
-                        part = (parts.slots[slot] & 0xFFFFFFFF) - 1
-                        at = parts.text_ends[part]
-                        if parts.text_ends[part + 1] - at == size:
-                            j = 0
-                            while j < size and parts.text[at + j] == data[start + j]:
-                                j += 1
-                            if j == size:
-                                found = part
-                                break
-                    slot = (slot + 1) & mask
-                if found >= 0:
-                    for j in range(parts.id_ends[found], parts.id_ends[found + 1]):
-                        out[used] = parts.ids[j]
-                        used += 1
-                    start = stop
-                    continue
-            ids = out[used : used + size]
-            for j in range(size):
-                ids[j] = table.byte_ids[data[start + j]]
-            n = _encode_short(table, ids, ranks, size) if size <= _SHORT else _encode_long(table, ids, size)
-            used += n
-            if slot >= 0 and n_parts < max_parts:
-                at, id_at = parts.text_ends[n_parts], parts.id_ends[n_parts]
-                text, kept = parts.text, parts.ids
-                if at + size > len(text):
-                    text = np.empty(2 * len(text), np.uint8)
-                    text[:at] = parts.text[:at]
-                if id_at + n > len(kept):
-                    kept = np.empty(2 * len(kept), np.int32)
-                    kept[:id_at] = parts.ids[:id_at]
-                parts = _Parts(parts.slots, text, parts.text_ends, kept, parts.id_ends)
-                parts.text[at : at + size] = data[start:stop]
-                parts.ids[id_at : id_at + n] = ids[:n]
-                n_parts += 1
-                parts.text_ends[n_parts], parts.id_ends[n_parts] = at + size, id_at + n
-                parts.slots[slot] = (tag << 32) | n_parts
-                if 2 * n_parts >= len(parts.slots):
-                    parts = _grow_parts(parts, n_parts)
-            start = stop
-        begin = end
-        out_ends[chunk - first] = used
-    return out[:used].copy(), out_ends
+    ends = ends[first:last]
+    cursor = np.array([0, begin, 0])
+    while True:
+        stop = _copy_known(
+            table.unsafe, data, ends, last - first, short, slots, text, text_ends, ids, id_ends, out, out_ends, cursor
+        )
+        if stop == 0:
+            break
+        start, used = cursor[1], cursor[2]
+        size = stop - start
+        if size > MAX_PART_BYTES:
+            break
+        if used + size > len(out):
+            out = grown(out, used, used + size)
+        for j in range(size):
+            out[used + j] = table.byte_ids[data[start + j]]
+        new = out[used : used + size]
+        n = _encode_short(table, new, ranks, size) if size <= _SHORT else _encode_long(table, new, size)
+        cursor[1], cursor[2] = stop, used + n
+        if size > _KEPT_BYTES or n_short + n_long >= max_parts:
+            continue
+        if size <= PACKED_BYTES:
+            low, high = pack(data, start, stop)
+            slot = _slot_of_short(short, low, high)
+            short[slot, 0], short[slot, 1] = low, high
+            short[slot, 2] = new[0] if n == 1 else -1 - n_parts
+            n_short += 1
+            if 2 * n_short > len(short):
+                short = grow_short(short)
+        else:
+            tag = hash_bytes(data, start, stop) & _TAG
+            slots[_slot_of_long(slots, text, text_ends, data, start, size, tag)] = (tag << 32) | (n_parts + 1)
+            n_long += 1
+            if 2 * n_long > len(slots):
+                slots = grow_slots(slots)
+        if n > 1 or size > PACKED_BYTES:
+            at, id_at = text_ends[n_parts], id_ends[n_parts]
+            if n_parts + 2 > len(id_ends):
+                text_ends = grown(text_ends, n_parts + 1, n_parts + 2)
+                id_ends = grown(id_ends, n_parts + 1, n_parts + 2)
+            if at + size > len(text):
+                text = grown(text, at, at + size)
+            if id_at + n > len(ids):
+                ids = grown(ids, id_at, id_at + n)
+            if size > PACKED_BYTES:
+                text[at : at + size] = data[start:stop]
+                at += size
+            ids[id_at : id_at + n] = new[:n]
+            n_parts += 1
+            text_ends[n_parts], id_ends[n_parts] = at, id_at + n
+    return out[: cursor[2]].copy(), out_ends

@@ -21,31 +21,41 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from tokenization.token_table import Tokens, append_bytes, mix, register, vetoed
+from tokenization.hashing import grown, mix
+from tokenization.pair_table import (
+    DEAD,
+    Heap,
+    Pairs,
+    add,
+    find,
+    grow_heap,
+    grow_pairs,
+    new_heap,
+    new_pairs,
+    pack_pair,
+    push,
+    replace_top,
+)
+from tokenization.token_table import Tokens, append_bytes, register, vetoed
 
 SEP = -1
 COUNTER_BITS = 22
-_DEAD = -(1 << 62)
 
 
-class Pairs(NamedTuple):
-    """Tracked pairs. slots (int32, a power of two): open addressing, index or -1; keys (int64): left << 32 | right;
-    counts (int64); starts, lengths (int64): slices of `arena` (int32, int64 from 2^31 symbols on)."""
+class Near(NamedTuple):
+    """What happens to the neighbours in one merge, by token on the left and on the right (int64, zero in between).
 
-    slots: np.ndarray
-    keys: np.ndarray
-    counts: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
-    arena: np.ndarray
+    weight, n: of its occurrences; slot: where its next position goes in the arena, or -1. lefts, rights: which ones.
+    """
 
-
-class Heap(NamedTuple):
-    """A binary heap, best first. counts, keys (int64); pairs (int32): index into Pairs."""
-
-    counts: np.ndarray
-    keys: np.ndarray
-    pairs: np.ndarray
+    left_weight: np.ndarray
+    left_n: np.ndarray
+    left_slot: np.ndarray
+    lefts: np.ndarray
+    right_weight: np.ndarray
+    right_n: np.ndarray
+    right_slot: np.ndarray
+    rights: np.ndarray
 
 
 class State(NamedTuple):
@@ -54,6 +64,7 @@ class State(NamedTuple):
     pairs: Pairs
     heap: Heap
     tokens: Tokens
+    near: Near
     sizes: np.ndarray
 
 
@@ -121,21 +132,21 @@ def squeeze(symbols, bounds):
     bounds[len(bounds) - 1] = out - 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _next(symbols, i):
     gap = symbols[i + 1]
     return i - gap if gap < SEP else i + 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _previous(symbols, i):
     gap = symbols[i - 1]
     return i + gap if gap < SEP else i - 1
 
 
-@njit(cache=True, nogil=True)
-def _pack(left, right):
-    return (np.int64(left) << 32) | np.int64(right)
+@njit(cache=True, nogil=True, forceinline=True)
+def _bit(bits, i):
+    return (bits[i >> 6] >> np.uint64(i & 63)) & np.uint64(1)
 
 
 @njit(cache=True, nogil=True)
@@ -146,96 +157,119 @@ def count_hashed(symbols, bounds, weights):
     for k in range(len(weights)):
         for i in range(bounds[k] + 1, bounds[k + 1]):
             if symbols[i - 1] >= 0 and symbols[i] >= 0:
-                counters[mix(_pack(symbols[i - 1], symbols[i])) & mask] += weights[k]
+                counters[mix(pack_pair(symbols[i - 1], symbols[i])) & mask] += weights[k]
     return counters
 
 
 @njit(cache=True, nogil=True)
-def track(symbols, bounds, weights, counters, threshold, arena_type, tokens, n_tokens):
-    """Track every pair of at least `threshold` in squeezed symbols: exact counts, positions, heap."""
-    mask = (1 << COUNTER_BITS) - 1
-    likely = 0
-    for counter in counters:
-        likely += counter >= threshold
-    pairs = _new_pairs(max(1024, 2 * likely), np.empty(0, arena_type.dtype))
-    n = 0
-    for k in range(len(weights)):
-        for i in range(bounds[k] + 1, bounds[k + 1]):
-            if symbols[i - 1] < 0 or symbols[i] < 0:
-                continue
-            key = _pack(symbols[i - 1], symbols[i])
-            if counters[mix(key) & mask] < threshold:
-                continue
-            pair = _find(pairs, key)
-            if pair < 0:
-                if n == len(pairs.keys):
-                    pairs = _grow_pairs(pairs, n, n + 1)
-                pair = n
-                _add(pairs, n, key, 0, 0, 0)
-                n += 1
-            pairs.counts[pair] += weights[k]
-            pairs.lengths[pair] += 1
-    used = 0
+def likely(counters, threshold):
+    """One bit a counter: whether it reaches the threshold (uint64, small enough for a processor's cache)."""
+    bits = np.zeros(len(counters) >> 6, np.uint64)
+    for i in range(len(counters)):
+        if counters[i] >= threshold:
+            bits[i >> 6] |= np.uint64(1) << np.uint64(i & 63)
+    return bits
+
+
+@njit(cache=True, nogil=True)
+def track(symbols, bounds, weights, bits, threshold, arena_type, tokens, n_tokens, max_tokens):
+    """Track every pair of at least `threshold` in squeezed symbols: exact counts, positions, heap → State."""
+    capacity = 1 << 14
+    while True:
+        pairs = new_pairs(capacity, np.empty(0, arena_type.dtype))
+        n = _count_likely(symbols, bounds, weights, bits, pairs.slots, pairs.keys, pairs.counts, pairs.lengths)
+        if n >= 0:
+            break
+        capacity *= 2
+    used = size = 0
+    for pair in range(n):
+        if pairs.counts[pair] >= threshold:
+            pairs.starts[pair] = used
+            used += pairs.lengths[pair]
+            size += 1
+        else:
+            pairs.counts[pair] = DEAD
+        pairs.lengths[pair] = 0
+    arena = np.empty(used + used // 4 + 1024, arena_type.dtype)
+    end = bounds[len(weights)]
+    _place_likely(symbols, end, bits, pairs.slots, pairs.keys, pairs.counts, pairs.starts, pairs.lengths, arena)
+    heap = new_heap(size + 1024)
     size = 0
     for pair in range(n):
         if pairs.counts[pair] >= threshold:
-            used += pairs.lengths[pair]
+            push(heap, size, pairs.counts[pair], pairs.keys[pair], pair)
             size += 1
-    arena = np.empty(used + used // 4 + 1024, arena_type.dtype)
-    heap = Heap(np.empty(size + 1024, np.int64), np.empty(size + 1024, np.int64), np.empty(size + 1024, np.int32))
-    used = 0
-    size = 0
-    for pair in range(n):
-        if pairs.counts[pair] < threshold:
-            pairs.counts[pair] = _DEAD
-            continue
-        pairs.starts[pair] = used
-        used += pairs.lengths[pair]
-        pairs.lengths[pair] = 0
-        _push(heap, size, pairs.counts[pair], pairs.keys[pair], pair)
-        size += 1
-    for i in range(1, bounds[len(weights)]):
+    near = Near(
+        np.zeros(max_tokens, np.int64),
+        np.zeros(max_tokens, np.int64),
+        np.full(max_tokens, -1, np.int64),
+        np.empty(max_tokens, np.int32),
+        np.zeros(max_tokens, np.int64),
+        np.zeros(max_tokens, np.int64),
+        np.full(max_tokens, -1, np.int64),
+        np.empty(max_tokens, np.int32),
+    )
+    pairs = Pairs(pairs.slots, pairs.keys, pairs.counts, pairs.starts, pairs.lengths, arena)
+    return State(pairs, heap, tokens, near, np.array([n_tokens, n, used, size]))
+
+
+@njit(cache=True, nogil=True)
+def _count_likely(symbols, bounds, weights, bits, slots, keys, counts, lengths):
+    """Count pairs whose bit is set and enter them into an empty table; how many, or -1 where it is too small.
+
+    Like all inner loops here it replaces no array: that would count references at each step.
+    """
+    mask = (1 << COUNTER_BITS) - 1
+    n = 0
+    for k in range(len(weights)):
+        weight = weights[k]
+        for i in range(bounds[k] + 1, bounds[k + 1]):
+            if symbols[i - 1] < 0 or symbols[i] < 0:
+                continue
+            key = pack_pair(symbols[i - 1], symbols[i])
+            if not _bit(bits, mix(key) & mask):
+                continue
+            pair = find(slots, keys, key)
+            if pair < 0:
+                if n == len(keys):
+                    return -1
+                pair = n
+                add(slots, keys, n, key)
+                n += 1
+            counts[pair] += weight
+            lengths[pair] += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _place_likely(symbols, end, bits, slots, keys, counts, starts, lengths, arena):
+    mask = (1 << COUNTER_BITS) - 1
+    for i in range(1, end):
         if symbols[i - 1] < 0 or symbols[i] < 0:
             continue
-        key = _pack(symbols[i - 1], symbols[i])
-        if counters[mix(key) & mask] < threshold:
+        key = pack_pair(symbols[i - 1], symbols[i])
+        if not _bit(bits, mix(key) & mask):
             continue
-        pair = _find(pairs, key)
-        if pairs.counts[pair] > 0:
-            arena[pairs.starts[pair] + pairs.lengths[pair]] = i - 1
-            pairs.lengths[pair] += 1
-    pairs = Pairs(pairs.slots, pairs.keys, pairs.counts, pairs.starts, pairs.lengths, arena)
-    return State(pairs, heap, tokens, np.array([n_tokens, n, used, size]))
+        pair = find(slots, keys, key)
+        if counts[pair] > 0:
+            arena[starts[pair] + lengths[pair]] = i - 1
+            lengths[pair] += 1
 
 
 @njit(cache=True, nogil=True)
 def merge(symbols, bounds, weights, state, threshold, rules, until, merges):
     """Learn until there are `until` tokens or no tracked pair is left: fills merges (int32, rows by id) → State."""
-    pairs, heap, tokens, sizes = state
+    pairs, heap, tokens, near, sizes = state
     n_tokens, n_pairs, used, n_heap = sizes[TOKENS], sizes[PAIRS], sizes[ARENA], sizes[HEAP]
-    capacity = len(merges) + 1
-    # By neighbour: weight, occurrences and where in the arena the next one goes.
-    left_weight, left_n = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
-    right_weight, right_n = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
-    left_slot, right_slot = np.full(capacity, -1, np.int64), np.full(capacity, -1, np.int64)
-    lefts, rights = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
     merged = np.empty(1024, pairs.arena.dtype)
-
     while n_tokens < until and n_heap > 0:
         pair = heap.pairs[0]
         count = pairs.counts[pair]
         if count != heap.counts[0]:
-            if count >= threshold:
-                heap.counts[0] = count
-            else:
-                n_heap -= 1
-                _move(heap, n_heap, 0)
-            _sift_down(heap, n_heap)
+            n_heap = replace_top(heap, n_heap, count, threshold)
             continue
-        n_heap -= 1
-        _move(heap, n_heap, 0)
-        _sift_down(heap, n_heap)
-        pairs.counts[pair] = _DEAD
+        n_heap = replace_top(heap, n_heap, DEAD, threshold)
+        pairs.counts[pair] = DEAD
         a, b = np.int32(pairs.keys[pair] >> 32), np.int32(pairs.keys[pair] & 0xFFFFFFFF)
         tokens = append_bytes(tokens, n_tokens, a, b)
         if vetoed(tokens, n_tokens, rules):
@@ -245,231 +279,163 @@ def merge(symbols, bounds, weights, state, threshold, rules, until, merges):
         merges[z, 0], merges[z, 1] = a, b
         n_tokens += 1
 
-        # Merge from left to right, gathering what happens to the neighbours.
-        first, length = pairs.starts[pair], pairs.lengths[pair]
+        length = pairs.lengths[pair]
         if length > len(merged):
             merged = np.empty(length + length // 4, pairs.arena.dtype)
-        n_merged = n_lefts = n_rights = 0
-        k = 0
-        for j in range(first, first + length):
-            p = np.int64(pairs.arena[j])
-            if symbols[p] != a:
-                continue
-            q = _next(symbols, p)
-            if symbols[q] != b:
-                continue
-            if p < bounds[k] or p >= bounds[k + 1]:
-                k = np.searchsorted(bounds, p, side="right") - 1
-            weight = weights[k]
-            r = _next(symbols, q)
-            left, right = symbols[_previous(symbols, p)], symbols[r]
-            gap = np.int32(p - r)
-            symbols[p] = z
-            symbols[q] = symbols[p + 1] = symbols[r - 1] = gap
-            merged[n_merged] = p
-            n_merged += 1
-            if left >= 0:
-                if left_n[left] == 0:
-                    lefts[n_lefts] = left
-                    n_lefts += 1
-                left_weight[left] += weight
-                left_n[left] += 1
-            if right >= 0:
-                if right_n[right] == 0:
-                    rights[n_rights] = right
-                    n_rights += 1
-                right_weight[right] += weight
-                right_n[right] += 1
-
-        # A left neighbour may be this step's own token: what was counted as (z, a) a moment ago is (z, z).
-        if left_n[z]:
-            right_weight[a] -= left_weight[z]
-            right_n[a] -= left_n[z]
-        needed = 0
-        for i in range(n_lefts):
-            left = lefts[i]
-            if left != z:
-                old = _find(pairs, _pack(left, a))
-                if old >= 0:
-                    pairs.counts[old] -= left_weight[left]
-            if left_weight[left] >= threshold:
-                needed += left_n[left]
-        for i in range(n_rights):
-            right = rights[i]
-            old = _find(pairs, _pack(b, right))
-            if old >= 0:
-                pairs.counts[old] -= right_weight[right]
-                if right == a and left_n[z]:
-                    pairs.counts[old] -= left_weight[z]
-            if right_weight[right] >= threshold:
-                needed += right_n[right]
-
+        positions = pairs.arena[pairs.starts[pair] : pairs.starts[pair] + length]
+        n_merged, n_lefts, n_rights = _merge_at(symbols, bounds, weights, positions, a, b, z, merged, near)
+        needed = _lower_counts(pairs.slots, pairs.keys, pairs.counts, a, b, z, near, n_lefts, n_rights, threshold)
         if used + needed > len(pairs.arena):
             used = _compact(symbols, pairs, n_pairs, threshold)
             if used + needed > len(pairs.arena) - len(pairs.arena) // 8:
-                arena = np.empty(used + needed + (used + needed) // 3, pairs.arena.dtype)
-                arena[:used] = pairs.arena[:used]
+                arena = grown(pairs.arena, used, used + needed)
                 pairs = Pairs(pairs.slots, pairs.keys, pairs.counts, pairs.starts, pairs.lengths, arena)
         if n_pairs + n_lefts + n_rights > len(pairs.keys):
-            pairs = _grow_pairs(pairs, n_pairs, n_pairs + n_lefts + n_rights)
+            pairs = grow_pairs(pairs, n_pairs, n_pairs + n_lefts + n_rights)
         if n_heap + n_lefts + n_rights > len(heap.counts):
-            heap = _grow_heap(heap, n_heap, n_heap + n_lefts + n_rights)
-        for i in range(n_lefts):
-            left = lefts[i]
-            weight = left_weight[left]
-            if weight >= threshold:
-                key = _pack(left, z)
-                _add(pairs, n_pairs, key, weight, used, left_n[left])
-                _push(heap, n_heap, weight, key, n_pairs)
-                left_slot[left] = used
-                used += left_n[left]
-                n_pairs, n_heap = n_pairs + 1, n_heap + 1
-        for i in range(n_rights):
-            right = rights[i]
-            weight = right_weight[right]
-            if weight >= threshold:
-                key = _pack(z, right)
-                _add(pairs, n_pairs, key, weight, used, right_n[right])
-                _push(heap, n_heap, weight, key, n_pairs)
-                right_slot[right] = used
-                used += right_n[right]
-                n_pairs, n_heap = n_pairs + 1, n_heap + 1
+            heap = grow_heap(heap, n_heap, n_heap + n_lefts + n_rights)
+        first = n_pairs
+        n_pairs, used = _add_new(pairs, n_pairs, used, z, near, n_lefts, n_rights, threshold)
+        for new in range(first, n_pairs):
+            push(heap, n_heap, pairs.counts[new], pairs.keys[new], new)
+            n_heap += 1
         if needed:
-            for i in range(n_merged):
-                p = np.int64(merged[i])
-                before = _previous(symbols, p)
-                left, right = symbols[before], symbols[_next(symbols, p)]
-                if left >= 0 and left_slot[left] >= 0:
-                    pairs.arena[left_slot[left]] = before
-                    left_slot[left] += 1
-                if right >= 0 and right_slot[right] >= 0:
-                    pairs.arena[right_slot[right]] = p
-                    right_slot[right] += 1
-        for i in range(n_lefts):
-            left_weight[lefts[i]] = left_n[lefts[i]] = 0
-            left_slot[lefts[i]] = -1
-        for i in range(n_rights):
-            right_weight[rights[i]] = right_n[rights[i]] = 0
-            right_slot[rights[i]] = -1
-    return State(pairs, heap, tokens, np.array([n_tokens, n_pairs, used, n_heap]))
+            _place_new(symbols, pairs.arena, merged, n_merged, near)
+        _clear(near, n_lefts, n_rights)
+    return State(pairs, heap, tokens, near, np.array([n_tokens, n_pairs, used, n_heap]))
+
+
+@njit(cache=True, nogil=True)
+def _merge_at(symbols, bounds, weights, positions, a, b, z, merged, near):
+    """Make z of every (a, b) at the positions, from left to right; gathers what happens to the neighbours.
+
+    Returns how many there were (their positions in merged), and how many different left and right neighbours.
+    """
+    left_weight, left_n, _, lefts, right_weight, right_n, _, rights = near
+    n_merged = n_lefts = n_rights = 0
+    k = 0
+    for j in range(len(positions)):
+        p = np.int64(positions[j])
+        if symbols[p] != a:
+            continue
+        q = _next(symbols, p)
+        if symbols[q] != b:
+            continue
+        if p < bounds[k] or p >= bounds[k + 1]:
+            k = np.searchsorted(bounds, p, side="right") - 1
+        weight = weights[k]
+        r = _next(symbols, q)
+        left, right = symbols[_previous(symbols, p)], symbols[r]
+        gap = np.int32(p - r)
+        symbols[p] = z
+        symbols[q] = symbols[p + 1] = symbols[r - 1] = gap
+        merged[n_merged] = p
+        n_merged += 1
+        if left >= 0:
+            if left_n[left] == 0:
+                lefts[n_lefts] = left
+                n_lefts += 1
+            left_weight[left] += weight
+            left_n[left] += 1
+        if right >= 0:
+            if right_n[right] == 0:
+                rights[n_rights] = right
+                n_rights += 1
+            right_weight[right] += weight
+            right_n[right] += 1
+    return n_merged, n_lefts, n_rights
+
+
+@njit(cache=True, nogil=True)
+def _lower_counts(slots, keys, counts, a, b, z, near, n_lefts, n_rights, threshold):
+    """Take what was merged off the pairs (left, a) and (b, right); returns the arena slots that new pairs need."""
+    left_weight, left_n, _, lefts, right_weight, right_n, _, rights = near
+    needed = 0
+    for i in range(n_rights):
+        old = find(slots, keys, pack_pair(b, rights[i]))
+        if old >= 0:
+            counts[old] -= right_weight[rights[i]]
+    # A left neighbour may be this step's own token: what was counted as (z, a) a moment ago is (z, z).
+    if left_n[z]:
+        right_weight[a] -= left_weight[z]
+        right_n[a] -= left_n[z]
+    for i in range(n_lefts):
+        left = lefts[i]
+        if left != z:
+            old = find(slots, keys, pack_pair(left, a))
+            if old >= 0:
+                counts[old] -= left_weight[left]
+        if left_weight[left] >= threshold:
+            needed += left_n[left]
+    for i in range(n_rights):
+        if right_weight[rights[i]] >= threshold:
+            needed += right_n[rights[i]]
+    return needed
+
+
+@njit(cache=True, nogil=True)
+def _add_new(pairs, n_pairs, used, z, near, n_lefts, n_rights, threshold):
+    """Enter the pairs (left, z) and (z, right) that reach the threshold; returns the pairs and arena slots in use."""
+    slots, keys, counts, starts, lengths, _ = pairs
+    for side in range(2):
+        for i in range(n_rights if side else n_lefts):
+            other = near.rights[i] if side else near.lefts[i]
+            weight = near.right_weight[other] if side else near.left_weight[other]
+            if weight < threshold:
+                continue
+            add(slots, keys, n_pairs, pack_pair(z, other) if side else pack_pair(other, z))
+            counts[n_pairs], starts[n_pairs] = weight, used
+            lengths[n_pairs] = near.right_n[other] if side else near.left_n[other]
+            if side:
+                near.right_slot[other] = used
+            else:
+                near.left_slot[other] = used
+            used += lengths[n_pairs]
+            n_pairs += 1
+    return n_pairs, used
+
+
+@njit(cache=True, nogil=True)
+def _place_new(symbols, arena, merged, n_merged, near):
+    """Write the positions of the new pairs, ascending, into the slices that they were given."""
+    left_slot, right_slot = near.left_slot, near.right_slot
+    for i in range(n_merged):
+        p = np.int64(merged[i])
+        before = _previous(symbols, p)
+        left, right = symbols[before], symbols[_next(symbols, p)]
+        if left >= 0 and left_slot[left] >= 0:
+            arena[left_slot[left]] = before
+            left_slot[left] += 1
+        if right >= 0 and right_slot[right] >= 0:
+            arena[right_slot[right]] = p
+            right_slot[right] += 1
+
+
+@njit(cache=True, nogil=True)
+def _clear(near, n_lefts, n_rights):
+    for left in near.lefts[:n_lefts]:
+        near.left_weight[left] = near.left_n[left] = 0
+        near.left_slot[left] = -1
+    for right in near.rights[:n_rights]:
+        near.right_weight[right] = near.right_n[right] = 0
+        near.right_slot[right] = -1
 
 
 @njit(cache=True, nogil=True)
 def _compact(symbols, pairs, n_pairs, threshold):
     """Close the gaps in the arena, in place, keeping only positions that still hold their pair; slots used."""
+    _, keys, counts, starts, lengths, arena = pairs
     used = 0
     for pair in range(n_pairs):
-        start, length = pairs.starts[pair], pairs.lengths[pair]
-        pairs.starts[pair], pairs.lengths[pair] = used, 0
-        if pairs.counts[pair] < threshold:
+        start, length = starts[pair], lengths[pair]
+        starts[pair], lengths[pair] = used, 0
+        if counts[pair] < threshold:
             continue
-        a, b = np.int32(pairs.keys[pair] >> 32), np.int32(pairs.keys[pair] & 0xFFFFFFFF)
+        a, b = np.int32(keys[pair] >> 32), np.int32(keys[pair] & 0xFFFFFFFF)
         for j in range(start, start + length):
-            p = np.int64(pairs.arena[j])
+            p = np.int64(arena[j])
             if symbols[p] == a and symbols[_next(symbols, p)] == b:
-                pairs.arena[used] = p
+                arena[used] = p
                 used += 1
-        pairs.lengths[pair] = used - pairs.starts[pair]
+        lengths[pair] = used - starts[pair]
     return used
-
-
-@njit(cache=True, nogil=True)
-def _new_pairs(capacity, arena):
-    bits = 10
-    while (1 << bits) < 2 * capacity:
-        bits += 1
-    return Pairs(
-        np.full(1 << bits, -1, np.int32),
-        np.empty(capacity, np.int64),
-        np.empty(capacity, np.int64),
-        np.empty(capacity, np.int64),
-        np.empty(capacity, np.int64),
-        arena,
-    )
-
-
-@njit(cache=True, nogil=True)
-def _grow_pairs(pairs, n, needed):
-    grown = _new_pairs(needed + needed // 2, pairs.arena)
-    for i in range(n):
-        _add(grown, i, pairs.keys[i], pairs.counts[i], pairs.starts[i], pairs.lengths[i])
-    return grown
-
-
-@njit(cache=True, nogil=True)
-def _find(pairs, key):
-    mask = len(pairs.slots) - 1
-    i = mix(key) & mask
-    while pairs.slots[i] >= 0:
-        if pairs.keys[pairs.slots[i]] == key:
-            return np.int64(pairs.slots[i])
-        i = (i + 1) & mask
-    return np.int64(-1)
-
-
-@njit(cache=True, nogil=True)
-def _add(pairs, index, key, count, start, length):
-    mask = len(pairs.slots) - 1
-    i = mix(key) & mask
-    while pairs.slots[i] >= 0:
-        i = (i + 1) & mask
-    pairs.slots[i] = index
-    pairs.keys[index] = key
-    pairs.counts[index] = count
-    pairs.starts[index] = start
-    pairs.lengths[index] = length
-
-
-@njit(cache=True, nogil=True)
-def _before(heap, i, j):
-    return heap.counts[i] > heap.counts[j] or (heap.counts[i] == heap.counts[j] and heap.keys[i] < heap.keys[j])
-
-
-@njit(cache=True, nogil=True)
-def _move(heap, source, target):
-    heap.counts[target] = heap.counts[source]
-    heap.keys[target] = heap.keys[source]
-    heap.pairs[target] = heap.pairs[source]
-
-
-@njit(cache=True, nogil=True)
-def _swap(heap, i, j):
-    heap.counts[i], heap.counts[j] = heap.counts[j], heap.counts[i]
-    heap.keys[i], heap.keys[j] = heap.keys[j], heap.keys[i]
-    heap.pairs[i], heap.pairs[j] = heap.pairs[j], heap.pairs[i]
-
-
-@njit(cache=True, nogil=True)
-def _push(heap, size, count, key, pair):
-    heap.counts[size] = count
-    heap.keys[size] = key
-    heap.pairs[size] = pair
-    i = size
-    while i > 0 and _before(heap, i, (i - 1) >> 1):
-        _swap(heap, i, (i - 1) >> 1)
-        i = (i - 1) >> 1
-
-
-@njit(cache=True, nogil=True)
-def _sift_down(heap, size):
-    i = 0
-    while True:
-        best = 2 * i + 1
-        if best >= size:
-            return
-        if best + 1 < size and _before(heap, best + 1, best):
-            best += 1
-        if not _before(heap, best, i):
-            return
-        _swap(heap, i, best)
-        i = best
-
-
-@njit(cache=True, nogil=True)
-def _grow_heap(heap, size, needed):
-    capacity = needed + needed // 2
-    grown = Heap(np.empty(capacity, np.int64), np.empty(capacity, np.int64), np.empty(capacity, np.int32))
-    grown.counts[:size] = heap.counts[:size]
-    grown.keys[:size] = heap.keys[:size]
-    grown.pairs[:size] = heap.pairs[:size]
-    return grown

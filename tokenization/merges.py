@@ -86,8 +86,9 @@ def learn_merges(
         while n < target and len(weights):
             counters = kernel.count_hashed(symbols, bounds, weights)
             threshold = _next_threshold(counters, target - n, bounds, symbols, weights, threshold, floor)
-            state = kernel.track(symbols, bounds, weights, counters, threshold, position, table, n)
+            bits = kernel.likely(counters, threshold)
             del counters
+            state = kernel.track(symbols, bounds, weights, bits, threshold, position, table, n, target + 1)
             while n < target and state.sizes[kernel.HEAP]:
                 until = min(target, n + max(1, n_merges // _STEPS))
                 state = kernel.merge(symbols, bounds, weights, state, threshold, rules, until, merges)

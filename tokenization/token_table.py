@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from tokenization.hashing import equal, hash_bytes
+
 
 class Tokens(NamedTuple):
     """Bytes of all tokens, joined: data[ends[i] : ends[i + 1]]; slots (int32): open addressing by bytes, id or -1."""
@@ -26,15 +28,6 @@ class Rules(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def mix(key):
-    """A hash of an int64, 40 bits, never negative."""
-    x = np.uint64(key)
-    x = (x ^ (x >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-    return np.int64(x >> np.uint64(24))
-
-
-@njit(cache=True, nogil=True)
 def append_bytes(tokens, n, a, b):
     """Write the bytes of a and b behind the n tokens there are; they count only once registered."""
     end = tokens.ends[n]
@@ -51,28 +44,16 @@ def append_bytes(tokens, n, a, b):
 
 
 @njit(cache=True, nogil=True)
-def _hash_bytes(data, start, end):
-    x = np.int64(1469598103934665603)
-    for i in range(start, end):
-        x = (x ^ np.int64(data[i])) * np.int64(1099511628211)
-    return mix(x)
-
-
-@njit(cache=True, nogil=True)
 def _slot_of(tokens, n):
     """The slot that holds a token of the same bytes as token n, or the empty one where n belongs."""
     start, end = tokens.ends[n], tokens.ends[n + 1]
     mask = len(tokens.slots) - 1
-    i = _hash_bytes(tokens.data, start, end) & mask
+    i = hash_bytes(tokens.data, start, end) & mask
     while tokens.slots[i] >= 0:
         other = tokens.slots[i]
-        offset = tokens.ends[other] - start
-        if tokens.ends[other + 1] - tokens.ends[other] == end - start:
-            j = start
-            while j < end and tokens.data[j] == tokens.data[j + offset]:
-                j += 1
-            if j == end:
-                return i
+        at = tokens.ends[other]
+        if tokens.ends[other + 1] - at == end - start and equal(tokens.data, at, tokens.data, start, end - start):
+            return i
         i = (i + 1) & mask
     return i
 
@@ -114,9 +95,6 @@ def vetoed(tokens, n, rules):
     for k in range(len(rules.forbid_ends) - 1):
         first, size = rules.forbid_ends[k], rules.forbid_ends[k + 1] - rules.forbid_ends[k]
         for i in range(start, end - size + 1):
-            j = 0
-            while j < size and tokens.data[i + j] == rules.forbid[first + j]:
-                j += 1
-            if j == size:
+            if equal(rules.forbid, first, tokens.data, i, size):
                 return True
     return tokens.slots[_slot_of(tokens, n)] >= 0
