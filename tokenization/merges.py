@@ -25,6 +25,7 @@ ALPHABET = sorted(byte_alphabet())
 """The 256 byte characters by code point, as the library orders them: id 0 is `!`."""
 
 MAX_PARTS = 4_000_000
+_INT32_SLOTS = 1 << 31  # beyond so many symbols, positions take eight bytes
 _STEPS = 100  # of a progress bar; between them a Ctrl-C gets through
 
 
@@ -81,7 +82,7 @@ def learn_merges(
     )
     n, floor = len(tokens), max(1, min_frequency)
     threshold = None
-    position = np.empty(0, np.int32 if len(symbols) < 1 << 31 else np.int64)
+    position = np.empty(0, np.int32 if len(symbols) < _INT32_SLOTS else np.int64)
     with progress("learning merges", total=n_merges) as advance:
         while n < target and len(weights):
             counters = kernel.count_hashed(symbols, bounds, weights)

@@ -19,7 +19,7 @@ from tests.tokenization.reference_merges import (
     library_merges,
     replay_and_veto,
 )
-from tokenization import Chunks, Vetoes, count_chunks, learn_merges, merges
+from tokenization import Chunks, Vetoes, count_chunks, encode_kernel, learn_merges, merges
 from tokenization.merges import apply_merges
 
 # Some 250 kB of real text that is on every machine: sources of the standard library.
@@ -238,6 +238,21 @@ def test_result_does_not_depend_on_threads_or_order():
 def test_lists_that_are_no_merges_are_refused(inherited, message):
     with pytest.raises(DataError, match=message):
         learn_merges(chunks_of([(b"abc", 1)]), 1, inherited=inherited)
+
+
+@pytest.mark.slow  # compiles the kernel a second time
+def test_more_symbols_than_four_bytes_address(monkeypatch):
+    chunks = count_chunks(SOURCES, "superbpe_stage1", "line")
+    expected = learn_merges(chunks, 2000)
+    monkeypatch.setattr(merges, "_INT32_SLOTS", 0)
+    assert learn_merges(chunks, 2000) == expected
+
+
+def test_piece_too_long_to_encode_is_refused():
+    size = encode_kernel.MAX_PART_BYTES + 1
+    chunks = Chunks(np.full(size + 1, ord("a"), np.uint8), np.array([1, size + 1]), np.array([1, 1]), 0)
+    with pytest.raises(DataError, match=r"a piece of 134,217,729 bytes cannot be cut anywhere, at most 134,217,728"):
+        learn_merges(chunks, 1, inherited=[("a", "a")])
 
 
 def test_empty_and_single_byte_corpora_hold_no_merge():
