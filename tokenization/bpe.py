@@ -9,7 +9,7 @@ from isotok.recipe import Field, recipe
 from tokenization.chunks import chunks_of
 from tokenization.merges import ALPHABET, Merge, Vetoes, learn_merges
 from tokenization.pretokenize import Chunking, Feed, PretokenizerName, pretokenizer
-from tokenization.tokenizer import finish
+from tokenization.tokenizer import END_OF_TEXT, finish
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -47,7 +47,7 @@ class BPE:
     def train(self, texts: Iterable[str]) -> "PreTrainedTokenizerFast":
         """Learn `vocab_size - 256` merges, or as many as the text holds, which is said and kept in the metadata."""
         chunks = chunks_of(texts, self.chunkings[0])
-        vetoes = Vetoes(tuple(text.encode() for text in self.forbid), self.max_words, self.max_bytes)
+        vetoes = Vetoes(forbidden(self.forbid), self.max_words, self.max_bytes)
         merges = learn_merges(chunks, self.vocab_size - 256, vetoes=vetoes, min_frequency=self.min_frequency)
         vocab = merge_vocabulary(merges)
         tell_shortfall(self.label, len(vocab), self.vocab_size)
@@ -66,6 +66,11 @@ class BPE:
             "superwords": count_superwords(vocab),
         }
         return finish(byte_level_bpe(vocab, merges, self.pretokenizer), metadata)
+
+
+def forbidden(texts: Iterable[str] = ()) -> tuple[bytes, ...]:
+    """The texts as bytes, and the end-of-text string: where it stands in a corpus, it must not become an entry."""
+    return (*(text.encode() for text in texts), END_OF_TEXT.encode())
 
 
 def tell_shortfall(label: str, learned: int, asked: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 from isotok.recipe import Field, recipe
-from tokenization.bpe import byte_level_bpe, count_superwords, merge_vocabulary, tell_shortfall
+from tokenization.bpe import byte_level_bpe, count_superwords, forbidden, merge_vocabulary, tell_shortfall
 from tokenization.chunks import chunks_of
 from tokenization.merges import Vetoes, learn_merges
 from tokenization.pretokenize import Chunking, Feed, PretokenizerName
@@ -72,14 +72,17 @@ class SuperBPE:
         texts = reiterable(texts)
         words, lines = self.chunkings
         inherited = learn_merges(
-            chunks_of(texts, words), self.transition_entries - 256, min_frequency=self.min_frequency
+            chunks_of(texts, words),
+            self.transition_entries - 256,
+            vetoes=Vetoes(forbidden()),
+            min_frequency=self.min_frequency,
         )
         chunks = chunks_of(texts, lines)
         learned = learn_merges(
             chunks,
             self.vocab_size - 256 - len(inherited),
             inherited=inherited,
-            vetoes=Vetoes(tuple(text.encode() for text in self.forbid), self.max_words, self.max_bytes),
+            vetoes=Vetoes(forbidden(self.forbid), self.max_words, self.max_bytes),
             min_frequency=self.min_frequency,
         )
         merges = inherited + learned

@@ -46,6 +46,8 @@ def finish(tokenizer: "Tokenizer", metadata: dict[str, Any]) -> "PreTrainedToken
     """
     from transformers import PreTrainedTokenizerFast
 
+    if tokenizer.token_to_id(END_OF_TEXT) is not None:
+        raise DataError(f"the vocabulary has an entry {END_OF_TEXT!r} already; text of that form would end documents")
     tokenizer.add_special_tokens([END_OF_TEXT])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

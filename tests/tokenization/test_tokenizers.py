@@ -22,7 +22,7 @@ from tokenization.bpe import merges_of
 from tokenization.chunks import count_chunks
 from tokenization.merges import learn_merges
 from tokenization.pretokenize import feed_units, pretokenizer
-from tokenization.tokenizer import save_tokenizer
+from tokenization.tokenizer import check_saved, save_tokenizer
 
 # Prose that is on every machine: the standard library's own documentation.
 TEXTS = [str(module.__doc__) for module in (argparse, decimal, difflib, heapq, optparse, pickletools, random)] * 2
@@ -172,6 +172,37 @@ def test_vocabulary_larger_than_the_corpus_holds_stops_and_says_so(capfd):
     assert (both.isotok_metadata["merges_inherited"], both.isotok_metadata["merges_learned"]) == (2, 1)
     assert both.isotok_metadata["vocab_size_at_transition"] == 258
     assert both.tokenize("ab ab") == ["abĠab"]
+
+
+def test_special_string_in_the_training_text_stays_text():
+    texts = ["<|endoftext|> and <|endoftext|> again\n"] * 50
+    for recipe in (BPE(vocab_size=300, pretokenizer="none"), SuperBPE(vocab_size=300, transition=270)):
+        tokenizer = recipe.train(texts)
+        ids = encode_text(tokenizer, texts[0])
+        assert tokenizer.eos_token_id == len(tokenizer) - 1 and tokenizer.eos_token_id not in ids
+        assert tokenizer.decode(ids) == texts[0]
+
+
+def test_superwords_of_lines_end_at_newlines_and_hold_few_words():
+    tokenizer = SuperBPE(vocab_size=1200, transition=700).train(TEXTS)
+    entries = [left + right for left, right in merges_of(tokenizer.backend_tokenizer)]
+    assert not any("Ċ" in entry[:-1] for entry in entries)
+    stage_2 = entries[700 - 256 :]
+    assert not any(":Ġ" in entry or len([w for w in entry.split("Ġ") if w]) > 4 for entry in stage_2)
+    assert sum("Ġ" in entry.strip("Ġ") for entry in stage_2) > 100
+    assert not any("Ġ" in entry.strip("Ġ") for entry in entries[: 700 - 256])
+
+
+def test_loading_in_a_class_that_loses_superwords_is_noticed(tmp_path):
+    tokenizer = SuperBPE(vocab_size=400, transition=0.85).train(TEXTS)
+    save_tokenizer(tokenizer, tmp_path)
+    check_saved(tokenizer, tmp_path, TEXTS)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "GPT2Tokenizer"}))
+    with pytest.raises(DataError, match=r"superwords like .* are not encoded as one token|encodes .* differently"):
+        check_saved(tokenizer, tmp_path, TEXTS)
+    with pytest.raises(DataError, match=r"superwords like .* are not encoded as one token"):
+        check_saved(tokenizer, tmp_path, [])
 
 
 def test_texts_that_can_be_read_once_are_enough():
