@@ -13,7 +13,7 @@ FORMATS = {
     "corpus": 1,
     "count": 1,
     "tokenizer": 2,
-    "encode": 1,
+    "encode": 2,
     "pretrain": 1,
     "evaluate": 1,
     "reference": 1,
@@ -47,7 +47,7 @@ class Graph:
 
     def encode(self, run: Run) -> Node:
         inputs = {"corpus": self.corpus(run), "tokenizer": self.tokenizer(run)}
-        return _node("encode", run.tokenizer.label, inputs, {})
+        return _node("encode", run.tokenizer.label, inputs, {}, resumable=True)
 
     def pretrain(self, run: Run) -> Node:
         encoded = self.encode(run)

@@ -58,15 +58,22 @@ def add_table(table: Table, other: Table) -> Table:
 
 
 def entries(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the table holds: strings joined (uint8), their ends (int64), their counts (int64); long ones first."""
+    """What the table holds: strings joined (uint8), their ends (int64), their counts (int64); long ones first.
+
+    The table's own arrays go into it, so it is used up.
+    """
     n = int(table.sizes[_LONG])
-    used = table.ends[n - 1] if n else 0
+    used = int(table.ends[n - 1]) if n else 0
     data, ends, counts = _short_entries(table)
-    return (
-        np.concatenate([table.data[:used], data]),
-        np.concatenate([table.ends[:n], ends + used]),
-        np.concatenate([table.counts[:n], counts]),
-    )
+    return _extended(table.data, used, data), _extended(table.ends, n, ends + used), _extended(table.counts, n, counts)
+
+
+def _extended(array: np.ndarray, used: int, more: np.ndarray) -> np.ndarray:
+    total = used + len(more)
+    if total > len(array):
+        array = grown(array, used, total)
+    array[used:total] = more
+    return array[:total]
 
 
 @njit(cache=True, nogil=True)

@@ -4,6 +4,7 @@ One row a unit (a document): its ids with the end-of-text id at the end, and the
 loads with `datasets.load_from_disk`; training reads the same files memory-mapped, without a copy.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,27 +12,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isotok.errors import DataError
-from isotok.files import check_free_space, read_json, write_json
+from isotok.files import check_free_space, read_json, sha256_file, write_json
 from isotok.progress import progress
+from tokenization.shards import SHARDS, ShardWriter
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from transformers import PreTrainedTokenizerFast
 
     from tokenization.corpus import Document
+    from tokenization.encoder import Encoder
 
 SPLITS = ("train", "validation", "test")
-SHARD_TOKENS = 64 * 1024 * 1024
-FLUSH_TOKENS = 4 * 1024 * 1024
-_BATCH_BYTES = 2_000_000
+VERIFY_EVERY = 200
+_BATCH_BYTES = 8_000_000
 
 
 def encode_corpus(corpus: Path, tokenizer_folder: Path, out: Path) -> dict[str, Any]:
     """Encode every split of a corpus; returns the headline figures (tokens and bytes by split).
 
-    Raises DataError when a document's ids do not stand for exactly its bytes.
+    `out` may hold whole shards of an encoding that was stopped: it goes on behind them. One document in VERIFY_EVERY is
+    encoded by the tokenizer library as well. Raises DataError when the two differ, or a document's ids do not stand for
+    exactly its bytes.
     """
     from tokenization.corpus import read_documents
+    from tokenization.encoder import encoder_for
     from tokenization.tokenizer import is_byte_level, load_tokenizer
 
     out.mkdir(parents=True, exist_ok=True)
@@ -39,9 +43,13 @@ def encode_corpus(corpus: Path, tokenizer_folder: Path, out: Path) -> dict[str, 
     id_bytes = np.load(tokenizer_folder / "id_bytes.npy") if is_byte_level(tokenizer) else None
     total = sum(path.stat().st_size for path in corpus.glob("*.parquet"))
     check_free_space(out, 8 * total, "token data")
+    encoder = encoder_for(tokenizer)
     figures: dict[str, Any] = {"vocab_size": len(tokenizer), "eos_id": tokenizer.eos_token_id}
     for split in SPLITS:
-        figures[split] = _encode_split(read_documents(corpus, split), split, tokenizer, id_bytes, out)
+        shards = ShardWriter(out / split, id_dtype(len(tokenizer)))
+        documents = itertools.islice(read_documents(corpus, split), shards.units, None)
+        _encode_split(documents, split, encoder, tokenizer, id_bytes, shards)
+        figures[split] = shards.close(split)
     write_json(out / "dataset_dict.json", {"splits": list(SPLITS)})
     write_json(out / "token_data.json", figures)
     if id_bytes is not None:
@@ -49,105 +57,39 @@ def encode_corpus(corpus: Path, tokenizer_folder: Path, out: Path) -> dict[str, 
     return figures
 
 
+def id_dtype(vocab_size: int) -> np.dtype:
+    """The smallest of uint16 and uint32 that holds every id; DataError beyond."""
+    if vocab_size > 1 << 32:
+        raise DataError(f"a vocabulary of {vocab_size:,} entries: ids beyond uint32 cannot be stored")
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
 def _encode_split(
     documents: Iterable["Document"],
     split: str,
+    encoder: "Encoder",
     tokenizer: "PreTrainedTokenizerFast",
     id_bytes: np.ndarray | None,
-    out: Path,
-) -> dict[str, int]:
-    from tokenization.tokenizer import encode_texts
+    shards: ShardWriter,
+) -> None:
+    from tokenization.tokenizer import encode_text
 
-    folder = out / split
-    folder.mkdir()
-    dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
-    shards = _ShardWriter(folder, dtype)
+    eos = [tokenizer.eos_token_id]
     with progress(f"encoding {split}", unit="B") as advance:
         for batch in _batches(documents):
-            encoded = encode_texts(tokenizer, [document.text for document in batch])
-            for document, ids in zip(batch, encoded):
-                array = np.array([*ids, tokenizer.eos_token_id], dtype=dtype)
-                if id_bytes is not None and int(id_bytes[array].sum()) != document.n_bytes:
+            for document, ids in zip(batch, encoder.encode([document.text for document in batch])):
+                if id_bytes is not None and int(id_bytes[ids].sum()) != document.n_bytes:
                     raise DataError(
-                        f"document {document.id!r}: its ids stand for {int(id_bytes[array].sum())} bytes, "
+                        f"document {document.id!r}: its ids stand for {int(id_bytes[ids].sum())} bytes, "
                         f"its text has {document.n_bytes}; the tokenizer is not lossless"
                     )
-                shards.add(array, document.n_bytes)
+                if shards.units % VERIFY_EVERY == 0 and ids.tolist() != encode_text(tokenizer, document.text):
+                    raise DataError(
+                        f"document {document.id!r}: the {encoder.name} encoder's ids are not the tokenizer library's; "
+                        "this is a bug, please report it with this tokenizer.json"
+                    )
+                shards.add(np.concatenate([ids, eos]).astype(shards.dtype), document.n_bytes)
             advance(sum(document.n_bytes for document in batch))
-    return shards.close(split)
-
-
-class _ShardWriter:
-    """Writes Arrow streams in the layout of `datasets.save_to_disk`, one record batch a flush."""
-
-    def __init__(self, folder: Path, dtype: np.dtype) -> None:
-        self.folder, self.dtype = folder, dtype
-        self.names: list[str] = []
-        self.ids: list[np.ndarray] = []
-        self.sizes: list[int] = []
-        self.pending = self.in_shard = 0
-        self.tokens = self.bytes = self.units = 0
-        self.writer: Any = None
-
-    def schema(self) -> "pa.Schema":
-        import pyarrow as pa
-
-        return pa.schema([("ids", pa.list_(pa.from_numpy_dtype(self.dtype))), ("n_bytes", pa.int64())])
-
-    def add(self, ids: np.ndarray, n_bytes: int) -> None:
-        self.ids.append(ids)
-        self.sizes.append(n_bytes)
-        self.pending += len(ids)
-        self.tokens, self.bytes, self.units = self.tokens + len(ids), self.bytes + n_bytes, self.units + 1
-        if self.pending >= FLUSH_TOKENS:
-            self.flush()
-
-    def flush(self) -> None:
-        import pyarrow as pa
-
-        if self.writer is None:
-            self.names.append(f"data-{len(self.names):05d}.arrow")
-            self.writer = pa.ipc.new_stream(str(self.folder / self.names[-1]), self.schema())
-        offsets = np.zeros(len(self.ids) + 1, dtype=np.int32)
-        np.cumsum([len(ids) for ids in self.ids], out=offsets[1:])
-        values = np.concatenate(self.ids) if self.ids else np.zeros(0, dtype=self.dtype)
-        lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
-        self.writer.write_batch(pa.record_batch([lists, pa.array(self.sizes, pa.int64())], schema=self.schema()))
-        self.in_shard += self.pending
-        self.ids, self.sizes, self.pending = [], [], 0
-        if self.in_shard >= SHARD_TOKENS:
-            self._end_shard()
-
-    def _end_shard(self) -> None:
-        self.writer.close()
-        self.writer, self.in_shard = None, 0
-
-    def close(self, split: str) -> dict[str, int]:
-        if self.ids or not self.names:
-            self.flush()
-        if self.writer is not None:
-            self._end_shard()
-        write_json(
-            self.folder / "state.json",
-            {
-                "_data_files": [{"filename": name} for name in self.names],
-                "_fingerprint": f"{self.units:x}-{self.tokens:x}-{self.bytes:x}",
-                "_format_columns": None,
-                "_format_kwargs": {},
-                "_format_type": None,
-                "_output_all_columns": False,
-                "_split": split,
-            },
-        )
-        features = {
-            "ids": {"feature": {"dtype": self.dtype.name, "_type": "Value"}, "_type": "List"},
-            "n_bytes": {"dtype": "int64", "_type": "Value"},
-        }
-        write_json(
-            self.folder / "dataset_info.json",
-            {"citation": "", "description": "", "features": features, "homepage": "", "license": ""},
-        )
-        return {"units": self.units, "tokens": self.tokens, "bytes": self.bytes}
 
 
 class TokenData:
@@ -177,8 +119,11 @@ class TokenData:
         figures = read_json(folder / "token_data.json")
         chunks: list[Any] = []
         sizes: list[np.ndarray] = []
+        checksums = {shard["name"]: shard["sha256"] for shard in read_json(folder / split / SHARDS)["shards"]}
         for entry in read_json(folder / split / "state.json")["_data_files"]:
             path = folder / split / entry["filename"]
+            if not path.is_file() or sha256_file(path) != checksums[path.name]:
+                raise DataError(f"{path}: missing or damaged (its checksum differs); remove {folder} and run again")
             try:
                 # The array keeps the map alive; pages come in as rows are read.
                 table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()

@@ -16,6 +16,7 @@ from tokenization.hashing import PACKED_BYTES, equal, grow_short, grow_slots, gr
 
 _KEPT_BYTES = 64  # longer parts are rare and not kept
 _SHORT = 48  # parts of more symbols go through a heap
+MAX_PARTS = 4_000_000
 MAX_PART_BYTES = 1 << 27  # what a heap over one part may cost: 4 GB
 _TAG = 0x7FFFFFFF  # 31 bits, so that a slot is never negative
 _NONE = np.int32(0x7FFFFFFF)
@@ -32,6 +33,23 @@ class MergeTable(NamedTuple):
     pairs: np.ndarray
     byte_ids: np.ndarray
     unsafe: np.ndarray
+
+
+class Parts(NamedTuple):
+    """Ids of parts seen before, numbered as they came: ids[id_ends[k] : id_ends[k + 1]].
+
+    short (int64, a power of two x 4): low, high of up to 15 bytes (high 0 is free) and their one id, or -1 - k. Longer
+    parts: slots (int64, a power of two): hash tag << 32 | k + 1, 0 is free; text, text_ends: joined. sizes (int64):
+    parts numbered, short and long ones.
+    """
+
+    short: np.ndarray
+    slots: np.ndarray
+    text: np.ndarray
+    text_ends: np.ndarray
+    ids: np.ndarray
+    id_ends: np.ndarray
+    sizes: np.ndarray
 
 
 @njit(cache=True, nogil=True)
@@ -72,7 +90,7 @@ def _rank(table, left, right):
 
 
 @njit(cache=True, nogil=True)
-def _encode_short(table, ids, ranks, n):
+def encode_short(table, ids, ranks, n):
     """Merge ids[:n] in place by scanning for the lowest rank; returns how many are left."""
     for i in range(n - 1):
         ranks[i] = _rank(table, ids[i], ids[i + 1])
@@ -123,7 +141,7 @@ def _heap_pop(heap, size):
 
 
 @njit(cache=True, nogil=True)
-def _encode_long(table, ids, n):
+def encode_long(table, ids, n):
     """Merge ids[:n] in place with a heap of (rank, position), in O(n log n); returns how many are left."""
     after, before = np.arange(1, n + 1).astype(np.int32), np.arange(-1, n - 1).astype(np.int32)
     heap = np.empty(3 * n, np.int64)
@@ -190,7 +208,7 @@ def _copy_known(unsafe, data, ends, last, short, slots, text, text_ends, ids, id
 
     No array is replaced in here: that would count references in the innermost loop. Returns 0 at the end of the data.
     """
-    chunk, start, used = cursor
+    chunk, start, used = cursor[0], cursor[1], cursor[2]
     while chunk < last:
         end = ends[chunk]
         while start < end:
@@ -226,42 +244,45 @@ def _copy_known(unsafe, data, ends, last, short, slots, text, text_ends, ids, id
     return np.int64(0)
 
 
+def new_parts() -> Parts:
+    return Parts(
+        np.zeros((1 << 14, 4), np.int64),
+        np.zeros(1 << 12, np.int64),
+        np.empty(1 << 16, np.uint8),
+        np.zeros(1 << 12, np.int64),
+        np.empty(1 << 14, np.int32),
+        np.zeros(1 << 12, np.int64),
+        np.zeros(3, np.int64),
+    )
+
+
 @njit(cache=True, nogil=True)
-def encode_chunks(table, data, ends, first, last, max_parts):
-    """Ids of chunks first..last-1 (bytes joined, their ends) → ids (int32, joined), their ends (int64).
+def encode_chunks(table, parts, data, ends, max_parts):
+    """Ids of chunks (bytes joined, their ends) → ids (int32, joined), their ends (int64), parts for the next call.
 
     At most `max_parts` distinct parts are kept, for memory; the result does not depend on it. A part of more than
-    MAX_PART_BYTES is not encoded: its chunk's end is -1 and the rest is left undone.
+    MAX_PART_BYTES is not encoded: its chunk's end is -1, and the rest is left undone.
     """
-    begin = ends[first - 1] if first else np.int64(0)
-    out = np.empty(1024 + (ends[last - 1] - begin) // 3 if last > first else 1, np.int32)
-    out_ends = np.full(last - first, -1, np.int64)
-    # Parts seen before. short: low, high of up to 15 bytes (high 0 is free), their one id or -1 - k. Longer ones:
-    # slots hold hash tag << 32 | k + 1 (0 is free), text is joined. Part k's ids: ids[id_ends[k] : id_ends[k + 1]].
-    short = np.zeros((1 << 14, 4), np.int64)
-    slots = np.zeros(1 << 12, np.int64)
-    text, text_ends = np.empty(1 << 16, np.uint8), np.zeros(1 << 12, np.int64)
-    ids, id_ends = np.empty(1 << 14, np.int32), np.zeros(1 << 12, np.int64)
-    n_parts, n_short, n_long = 0, 0, 0
+    short, slots, text, text_ends, ids, id_ends, sizes = parts
+    n_parts, n_short, n_long = sizes[0], sizes[1], sizes[2]
+    out = np.empty(1024 + len(data) // 3, np.int32)
+    out_ends = np.full(len(ends), -1, np.int64)
     ranks = np.empty(_SHORT, np.int32)
-    ends = ends[first:last]
-    cursor = np.array([0, begin, 0])
+    cursor = np.zeros(3, np.int64)
     while True:
         stop = _copy_known(
-            table.unsafe, data, ends, last - first, short, slots, text, text_ends, ids, id_ends, out, out_ends, cursor
+            table.unsafe, data, ends, len(ends), short, slots, text, text_ends, ids, id_ends, out, out_ends, cursor
         )
-        if stop == 0:
-            break
         start, used = cursor[1], cursor[2]
         size = stop - start
-        if size > MAX_PART_BYTES:
+        if stop == 0 or size > MAX_PART_BYTES:
             break
         if used + size > len(out):
             out = grown(out, used, used + size)
         for j in range(size):
             out[used + j] = table.byte_ids[data[start + j]]
         new = out[used : used + size]
-        n = _encode_short(table, new, ranks, size) if size <= _SHORT else _encode_long(table, new, size)
+        n = encode_short(table, new, ranks, size) if size <= _SHORT else encode_long(table, new, size)
         cursor[1], cursor[2] = stop, used + n
         if size > _KEPT_BYTES or n_short + n_long >= max_parts:
             continue
@@ -294,4 +315,7 @@ def encode_chunks(table, data, ends, first, last, max_parts):
             ids[id_at : id_at + n] = new[:n]
             n_parts += 1
             text_ends[n_parts], id_ends[n_parts] = at, id_at + n
-    return out[: cursor[2]].copy(), out_ends
+    sizes[0], sizes[1], sizes[2] = n_parts, n_short, n_long
+    if 4 * cursor[2] < 3 * len(out):
+        out = out[: cursor[2]].copy()
+    return out[: cursor[2]], out_ends, Parts(short, slots, text, text_ends, ids, id_ends, sizes)

@@ -162,6 +162,40 @@ def count_hashed(symbols, bounds, weights):
 
 
 @njit(cache=True, nogil=True)
+def unit_weights(symbols, bounds, weights):
+    """The count of every unit (int64)."""
+    n = 0
+    for symbol in symbols:
+        n += symbol == SEP
+    counts = np.empty(n - 1, np.int64)
+    n = 0
+    for k in range(len(weights)):
+        for i in range(bounds[k], bounds[k + 1]):
+            if symbols[i] == SEP:
+                counts[n] = weights[k]
+                n += 1
+    return counts
+
+
+@njit(cache=True, nogil=True)
+def nth_largest(counts, n):
+    """The n-th largest of counts (n from 1), 0 where there are fewer: by bisection, so that nothing is copied."""
+    low, high = np.int64(0), np.int64(0)
+    for count in counts:
+        high = max(high, count)
+    while low < high:
+        middle = (low + high + 1) // 2
+        reached = 0
+        for count in counts:
+            reached += count >= middle
+        if reached >= n:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@njit(cache=True, nogil=True)
 def likely(counters, threshold):
     """One bit a counter: whether it reaches the threshold (uint64, small enough for a processor's cache)."""
     bits = np.zeros(len(counters) >> 6, np.uint64)

@@ -4,7 +4,6 @@ What the library cannot do and SuperBPE needs: go on from inherited merges, and 
 inner loops are in `merge_kernel.py`.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ Merge = tuple[str, str]
 ALPHABET = sorted(byte_alphabet())
 """The 256 byte characters by code point, as the library orders them: id 0 is `!`."""
 
-MAX_PARTS = 4_000_000
 _INT32_SLOTS = 1 << 31  # beyond so many symbols, positions take eight bytes
 _STEPS = 100  # of a progress bar; between them a Ctrl-C gets through
 
@@ -130,7 +128,12 @@ def apply_merges(
     spans = list(zip([0, *cuts], [*cuts, len(chunks)]))
 
     def encode(span: tuple[int, int]) -> tuple["np.ndarray", "np.ndarray"]:
-        return kernel.encode_chunks(table, chunks.data, chunks.ends, span[0], span[1], MAX_PARTS // threads)
+        first, last = span
+        begin = int(chunks.ends[first - 1]) if first else 0
+        end = int(chunks.ends[last - 1]) if last else 0
+        data, ends = chunks.data[begin:end], chunks.ends[first:last] - begin
+        ids, id_ends, _ = kernel.encode_chunks(table, kernel.new_parts(), data, ends, kernel.MAX_PARTS // threads)
+        return ids, id_ends
 
     with ThreadPoolExecutor(threads) as pool:
         parts = list(pool.map(encode, spans))
@@ -142,11 +145,15 @@ def apply_merges(
                 f"a piece of {size:,} bytes cannot be cut anywhere, at most {kernel.MAX_PART_BYTES:,} can be encoded; "
                 "lower corpus.max_document_bytes or use a pretokenizer that splits it"
             )
-    offsets = np.cumsum([0] + [len(ids) for ids, _ in parts[:-1]])
-    return (
-        np.concatenate([ids for ids, _ in parts]),
-        np.concatenate([ends + offset for (_, ends), offset in zip(parts, offsets)]),
-    )
+    if threads == 1:
+        return parts[0]
+    offsets = np.cumsum([0] + [len(ids) for ids, _ in parts]).tolist()
+    id_ends = np.concatenate([ends + offset for (_, ends), offset in zip(parts, offsets)])
+    joined = np.empty(offsets[-1], np.int32)
+    for offset in offsets[:-1]:
+        ids, _ = parts.pop(0)  # let go of each as soon as it is copied
+        joined[offset : offset + len(ids)] = ids
+    return joined, id_ends
 
 
 def _next_threshold(
@@ -159,17 +166,13 @@ def _next_threshold(
     floor: int,
 ) -> int:
     """A count below which the pairs of now are probably not needed; a wrong guess costs time, never the result."""
-    import numpy as np
+    from tokenization import merge_kernel as kernel
 
-    def largest(counts: "np.ndarray") -> int:
-        return int(np.partition(counts, len(counts) - needed)[len(counts) - needed]) if needed <= len(counts) else 0
-
-    by_pair = largest(counters[counters > 0])
+    by_pair = kernel.nth_largest(counters, needed)
     if last is not None:
         return max(floor, min(by_pair, last // 2))
     # Words: most become one token, so half of the count of the last one that might.
-    heads = np.repeat(weights, [np.count_nonzero(symbols[a:b] < 0) for a, b in itertools.pairwise(bounds)])
-    return max(floor, by_pair, largest(heads) // 2)
+    return max(floor, by_pair, kernel.nth_largest(kernel.unit_weights(symbols, bounds, weights), needed) // 2)
 
 
 def _token_bytes(merges: Sequence[Merge]) -> tuple[list[bytes], list[tuple[int, int, int]]]:

@@ -47,6 +47,9 @@ _TABLE: dict[str, tuple[bool, str | None]] = {
 }
 
 
+NAMES = tuple(_TABLE)
+
+
 def _check_name(name: str) -> str:
     if name.startswith(REGEX):
         from tokenizers import Regex

@@ -1,5 +1,6 @@
 """Token data: exact ids and bytes, loadable by `datasets`, torn shards named."""
 
+import hashlib
 from pathlib import Path
 
 import datasets
@@ -7,7 +8,17 @@ import numpy as np
 import pytest
 
 from isotok.errors import DataError
-from tokenization import BPE, ByteLevel, SuperBPE, TokenData, encode_corpus, encode_text, load_tokenizer, read_documents
+from tokenization import (
+    BPE,
+    ByteLevel,
+    SuperBPE,
+    TokenData,
+    encode_corpus,
+    encode_text,
+    load_tokenizer,
+    read_documents,
+    shards,
+)
 from tokenization import encode as encode_module
 from tokenization.tokenizer import save_tokenizer
 
@@ -54,13 +65,74 @@ def test_view_is_zero_copy_and_index_is_checked(data):
 
 
 def test_many_shards_read_as_one(tiny_corpus, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(encode_module, "SHARD_TOKENS", 1)
-    monkeypatch.setattr(encode_module, "FLUSH_TOKENS", 500)
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 500)
     encode_corpus(tiny_corpus, data / "tokenizer", tmp_path)
     assert len(list((tmp_path / "train").glob("*.arrow"))) > 3
     whole, split = TokenData.open(data / "tokens", "train"), TokenData.open(tmp_path, "train")
     assert all(np.array_equal(whole.ids(u), split.ids(u)) for u in range(len(whole)))
     assert len(datasets.load_from_disk(str(tmp_path))["train"]) == len(whole)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("stop_after", [1, 17, 40])
+def test_stopped_encoding_goes_on_behind_its_whole_shards(tiny_corpus, data, tmp_path, monkeypatch, stop_after):
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 2000)
+    monkeypatch.setattr(encode_module, "_BATCH_BYTES", 2000)
+    encode_corpus(tiny_corpus, data / "tokenizer", tmp_path / "clean")
+
+    added: list[int] = []
+    add = shards.ShardWriter.add
+
+    def stop(self, ids, n_bytes):
+        if len(added) == stop_after:
+            raise KeyboardInterrupt
+        added.append(self.units)
+        add(self, ids, n_bytes)
+
+    monkeypatch.setattr(shards.ShardWriter, "add", stop)
+    with pytest.raises(KeyboardInterrupt):
+        encode_corpus(tiny_corpus, data / "tokenizer", tmp_path / "cut")
+    whole = len(list((tmp_path / "cut" / "train").glob("data-*.arrow")))
+    again: list[int] = []
+
+    def note(self, ids, n_bytes):
+        again.append(self.units)
+        add(self, ids, n_bytes)
+
+    monkeypatch.setattr(shards.ShardWriter, "add", note)
+    encode_corpus(tiny_corpus, data / "tokenizer", tmp_path / "cut")
+    assert hashes(tmp_path / "cut") == hashes(tmp_path / "clean")
+    assert (again[0] > 0) == (whole > 0)  # nothing in whole shards is encoded again
+
+
+def test_shard_that_is_damaged_before_the_rest_is_written_is_written_again(tiny_corpus, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 2000)
+    encode_corpus(tiny_corpus, data / "tokenizer", tmp_path / "clean")
+    encode_corpus(tiny_corpus, data / "tokenizer", tmp_path / "hurt")
+    shard = tmp_path / "hurt" / "train" / "data-00001.arrow"
+    shard.write_bytes(shard.read_bytes()[:-9] + b"123456789")
+    encode_corpus(tiny_corpus, data / "tokenizer", tmp_path / "hurt")
+    assert hashes(tmp_path / "hurt") == hashes(tmp_path / "clean")
+
+
+def test_an_encoder_that_goes_wrong_later_is_found(tiny_corpus, data, tmp_path, monkeypatch):
+    from tokenization import encoder
+
+    right = encoder.KernelEncoder.encode
+
+    def wrong_on_documents(self, texts):
+        encoded = right(self, texts)
+        if sum(map(len, texts)) > 5000 and len(encoded[0]) > 3:
+            encoded[0][:2] = encoded[0][:2][::-1]  # the same bytes in number, another text
+        return encoded
+
+    monkeypatch.setattr(encoder.KernelEncoder, "encode", wrong_on_documents)
+    with pytest.raises(DataError, match="the own encoder's ids are not the tokenizer library's"):
+        encode_corpus(tiny_corpus, data / "tokenizer", tmp_path)
 
 
 def test_torn_and_missing_shards_are_named(tiny_corpus, data, tmp_path):
