@@ -15,6 +15,7 @@ from isotok.progress import say
 from isotok.recipe import OWN_PACKAGES
 
 STAGES = ("corpus", "tokenizer", "encode", "pretrain", "evaluate")
+LOOKING = ("show", "segment", "compare")
 
 USAGE = """\
 isotok: at the same compute, which tokenizer makes the better language model?
@@ -39,6 +40,11 @@ Around it
   ls          artefacts in the store (store=PATH)
   rm KEY ...  remove artefacts by key, name or `partial`
   worker DIR  train what DIR/run.json says (what `pretrain` starts)
+  show PATH   a vocabulary: kinds of entries, superwords and merges by rank, the longest
+  segment PATH ... text=TEXT
+              a text in the tokens of one or more tokenizers, under each other
+  compare PATH ...
+              tokenizers on the same text, as a table, HTML, CSV and JSON; nothing is trained
 
 Options
   --cfg job   print the composed config and stop
@@ -80,6 +86,9 @@ def _dispatch(arguments: list[str]) -> None:
         print(USAGE, end="")
         return
     command, *rest = arguments
+    if command in LOOKING:  # their arguments are paths and text, not config keys
+        _look(command, rest)
+        return
     commands: dict[str, Callable[[list[str], bool], None]] = {
         "run": _run,
         "plan": _plan,
@@ -93,9 +102,10 @@ def _dispatch(arguments: list[str]) -> None:
     if command not in commands:
         import difflib
 
-        close = difflib.get_close_matches(command, commands, n=1)
+        names = [*commands, *LOOKING]
+        close = difflib.get_close_matches(command, names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"{command}: no such command{hint} (commands: {', '.join(commands)})")
+        raise ConfigError(f"{command}: no such command{hint} (commands: {', '.join(names)})")
     if "--help" in rest or "-h" in rest:
         _help()
         return
@@ -157,6 +167,21 @@ def _help() -> None:
         print(f"    {line}".rstrip())
 
 
+def _look(command: str, arguments: list[str]) -> None:
+    if command == "show":
+        from scripts.show import show_command
+
+        show_command(arguments)
+    elif command == "segment":
+        from scripts.segment import segment_command
+
+        segment_command(arguments)
+    else:
+        from scripts.compare import compare_command
+
+        compare_command(arguments)
+
+
 def _run(overrides: list[str], multirun: bool) -> None:
     from scripts.compose import build_experiment
     from scripts.graph import Graph, ancestors
@@ -167,20 +192,21 @@ def _run(overrides: list[str], multirun: bool) -> None:
     experiment = build_experiment(overrides, multirun=multirun)
     store, graph = Store(experiment.store), Graph()
     jobs, threads = _jobs(experiment)
-    report = graph.report(experiment)
-    missing = [node for node in ancestors([report]) if not store.has(node)]
-    if not store.has(report) and any(node.stage == "pretrain" for node in missing):
+    target = graph.target(experiment)
+    missing = [node for node in ancestors([target]) if not store.has(node)]
+    if not store.has(target) and any(node.stage == "pretrain" for node in missing):
         # Data first, then every arm's budget, so that a bad one is refused before any training.
         data = [graph.encode(run) for run in experiment.runs()]
         run_graph(data, store, jobs=jobs, threads=threads, plugins=experiment.plugins)
         from scripts.plan import plan_experiment, print_plan
 
         print_plan(plan_experiment(experiment, graph, store), file=sys.stderr)
-    run_graph([report], store, jobs=jobs, threads=threads, plugins=experiment.plugins)
-    folder = store.folder(report)
-    if store.has(report) and not missing:
+    run_graph([target], store, jobs=jobs, threads=threads, plugins=experiment.plugins)
+    folder = store.folder(target)
+    if not missing:
         say("nothing to do: every artefact exists")
-    say(f"report: {folder / 'report.html'} ({time.monotonic() - start:.0f} s)")
+    page = "compare.html" if target.stage == "comparison" else "report.html"
+    say(f"{target.stage}: {folder / page} ({time.monotonic() - start:.0f} s)")
     print(folder)
 
 
@@ -192,6 +218,8 @@ def _plan(overrides: list[str], multirun: bool) -> None:
     from scripts.store import Store
 
     experiment = build_experiment(overrides, multirun=multirun)
+    if experiment.study.subject == "tokenizers":
+        raise ConfigError("plan: this experiment trains no model (study.subject=tokenizers), so it has no budget")
     store, graph = Store(experiment.store), Graph()
     jobs, threads = _jobs(experiment)
     unknown = [run for run in experiment.runs() if run.assume.bytes_per_token is None]

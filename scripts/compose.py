@@ -22,6 +22,7 @@ EXPERIMENT_KEYS = ("arms", "seeds", "grid", "study")
 class Study:
     """What an experiment asks; see configs/config.yaml."""
 
+    subject: Literal["models", "tokenizers"] = "models"
     title: str = ""
     notes: list[str] = Field(default_factory=list)
     baseline: str = ""

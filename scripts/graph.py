@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from isotok.errors import ConfigError
 from isotok.files import hash_key
 from isotok.recipe import describe
 from scripts.compose import Experiment, Run
@@ -18,6 +19,7 @@ FORMATS = {
     "evaluate": 1,
     "reference": 1,
     "report": 1,
+    "comparison": 1,
 }
 
 
@@ -74,6 +76,23 @@ class Graph:
     def reference(self, run: Run) -> Node:
         corpus = self.corpus(run)
         return _node("reference", corpus.name, {"corpus": corpus}, {"evaluation": run.evaluation})
+
+    def target(self, experiment: Experiment) -> Node:
+        """What an experiment ends in: the report on its models, or the comparison of its tokenizers."""
+        return self.comparison(experiment) if experiment.study.subject == "tokenizers" else self.report(experiment)
+
+    def comparison(self, experiment: Experiment) -> Node:
+        """The tokenizers of all arms on the test split of their corpus, which must be one; seeds play no part."""
+        runs = {arm.name: next(iter(arm.runs.values())) for arm in experiment.arms}
+        inputs = {f"tokenizer/{name}": self.tokenizer(run) for name, run in runs.items()}
+        corpora = {self.corpus(run) for run in runs.values()}
+        if len(corpora) > 1:
+            raise ConfigError(
+                f"study.subject=tokenizers compares on one text, but the arms have {len(corpora)} corpora; "
+                "give every arm the same corpus"
+            )
+        inputs["corpus"] = corpora.pop()
+        return _node("comparison", experiment.name, inputs, {}, extra={"tokenizers": list(runs)})
 
     def report(self, experiment: Experiment) -> Node:
         inputs: dict[str, Node] = {}

@@ -152,6 +152,13 @@ def _report(node: Node, folders: Folders, out: Path) -> Figures:
     return write_report(spec, out)
 
 
+def _comparison(node: Node, folders: Folders, out: Path) -> Figures:
+    from evaluation.compare import write_comparison
+
+    tokenizers = {name: folders[f"tokenizer/{name}"] for name in node.config["tokenizers"]}
+    return write_comparison(tokenizers, folders["corpus"], out)
+
+
 _STAGES: dict[str, Callable[[Node, Folders, Path], Figures]] = {
     "corpus": _corpus,
     "count": _count,
@@ -161,6 +168,7 @@ _STAGES: dict[str, Callable[[Node, Folders, Path], Figures]] = {
     "evaluate": _evaluate,
     "reference": _reference,
     "report": _report,
+    "comparison": _comparison,
 }
 
 

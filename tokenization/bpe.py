@@ -38,7 +38,8 @@ class BPE:
 
     @property
     def label(self) -> str:
-        return f"bpe-{self.vocab_size}"
+        name = f"bpe-{self.vocab_size}"
+        return name if self.pretokenizer == "superbpe_stage1" else f"{name}-{self.chunkings[0].name}"
 
     @property
     def chunkings(self) -> tuple[Chunking, ...]:

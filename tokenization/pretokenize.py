@@ -75,11 +75,15 @@ class Chunking:
     feed: Feed = "line"
 
     @property
+    def name(self) -> str:
+        """The pretokenizer's name, a hash standing for a regex."""
+        if self.pretokenizer.startswith(REGEX):
+            return "regex" + hashlib.sha256(self.pretokenizer.encode()).hexdigest()[:8]
+        return self.pretokenizer
+
+    @property
     def label(self) -> str:
-        name = self.pretokenizer
-        if name.startswith(REGEX):
-            name = "regex" + hashlib.sha256(name.encode()).hexdigest()[:8]
-        return f"{name}-{self.feed}"
+        return f"{self.name}-{self.feed}"
 
 
 def pretokenizer(name: str) -> "PreTokenizer":

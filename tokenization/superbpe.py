@@ -52,7 +52,8 @@ class SuperBPE:
 
     @property
     def label(self) -> str:
-        return f"superbpe-{self.vocab_size}-t{self.transition_entries}"
+        name = f"superbpe-{self.vocab_size}-t{self.transition_entries}"
+        return name if self.stage2 == "superbpe_stage2" else f"{name}-{self.chunkings[1].name}"
 
     @property
     def transition_entries(self) -> int:

@@ -104,6 +104,12 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
         raise DataError(f"{folder}: transformers cannot load this tokenizer ({error})") from error
     if tokenizer.eos_token_id is None:
         raise DataError(f"{folder}: the tokenizer has no end-of-text token; set eos_token in tokenizer_config.json")
+    # What a file may bring along from its training or serving would cut, pad or vary the ids of a text.
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    if getattr(backend.model, "dropout", None) is not None:
+        backend.model.dropout = None
     return cast("PreTrainedTokenizerFast", tokenizer)
 
 

@@ -210,6 +210,17 @@ def test_texts_that_can_be_read_once_are_enough():
     assert merges_of(once.backend_tokenizer) == merges_of(SuperBPE(vocab_size=400).train(TEXTS).backend_tokenizer)
 
 
+def test_truncation_padding_and_dropout_of_a_file_play_no_part(tmp_path: Path):
+    tokenizer = BPE(vocab_size=400).train(TEXTS)
+    expected = encode_text(tokenizer, TEXTS[0])
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(4)
+    backend.enable_padding(length=4)
+    backend.model.dropout = 0.5
+    save_tokenizer(tokenizer, tmp_path)
+    assert encode_text(load_tokenizer(tmp_path), TEXTS[0]) == expected
+
+
 def test_load_names_a_folder_that_is_not_a_tokenizer(tmp_path: Path):
     with pytest.raises(DataError, match="no tokenizer.json"):
         load_tokenizer(tmp_path)
