@@ -80,6 +80,7 @@ def measure(
     "timing": …}; everything but "timing" depends on the tokenizer, the documents and the options alone.
     Raises DataError when there is no text.
     """
+    from evaluation.speed import encode_speed
     from evaluation.stability import perturbations, prefix_stability, sample_passages
     from evaluation.tokenized import Reader
 
@@ -199,34 +200,6 @@ def vocabulary_figures(reader: "Reader") -> dict[str, Any]:
         "unreachable": lost,
         "unreachable_share": ratio(lost, len(texts)),
     }
-
-
-def encode_speed(reader: "Reader", texts: Sequence[str], n_bytes: int) -> dict[str, Any]:
-    """MB/s of encoding on one thread, on text that was not seen while warming up.
-
-    Pieces of 20 kB, every second one for warming up; `bytes` may fall short of `n_bytes` on a small text.
-    """
-    import time
-
-    from tokenization.documents import cut_text
-
-    warm: list[str] = []
-    timed: list[str] = []
-    left = 2 * n_bytes
-    for text in texts:
-        for piece in cut_text(text, 20_000):
-            if left <= 0:
-                break
-            (warm if len(warm) <= len(timed) else timed).append(piece)
-            left -= len(piece.encode())
-    for piece in warm:
-        reader.ids([piece])
-    start = time.perf_counter()
-    for piece in timed:  # one text a call: one thread, whatever the library is allowed
-        reader.ids([piece])
-    seconds = time.perf_counter() - start
-    total = sum(len(piece.encode()) for piece in timed)
-    return {"bytes": total, "seconds": seconds, "mb_per_s": total / 1e6 / seconds if total else None}
 
 
 def renyi_efficiency(counts: np.ndarray, size: int, alpha: float) -> float | None:

@@ -179,7 +179,7 @@ def _look(command: str, arguments: list[str]) -> None:
     else:
         from scripts.compare import compare_command
 
-        compare_command(arguments)
+        print(compare_command(arguments))
 
 
 def _run(overrides: list[str], multirun: bool) -> None:

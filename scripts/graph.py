@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from evaluation.compare import Comparison
 from isotok.errors import ConfigError
 from isotok.files import hash_key
 from isotok.recipe import describe
@@ -24,18 +25,21 @@ FORMATS = {
 
 
 class Graph:
-    """Makes nodes and keeps what is costly to know twice: fingerprints of corpora."""
+    """Makes nodes and keeps what is costly to know twice: fingerprints of corpora and of existing tokenizers."""
 
     def __init__(self) -> None:
         self._fingerprints: dict[str, dict[str, Any]] = {}
 
     def corpus(self, run: Run) -> Node:
+        extra = {"fingerprint": self._fingerprint(run.corpus)}
+        return _node("corpus", run.corpus.label, {}, {"corpus": run.corpus}, extra=extra)
+
+    def _fingerprint(self, recipe: Any) -> dict[str, Any]:
         # With impl fields: a local corpus' paths are one, and other paths are other text.
-        ident = hash_key(describe(run.corpus))
+        ident = hash_key(describe(recipe))
         if ident not in self._fingerprints:
-            self._fingerprints[ident] = run.corpus.fingerprint()
-        fingerprint = self._fingerprints[ident]
-        return _node("corpus", run.corpus.label, {}, {"corpus": run.corpus}, extra={"fingerprint": fingerprint})
+            self._fingerprints[ident] = recipe.fingerprint()
+        return self._fingerprints[ident]
 
     def tokenizer(self, run: Run) -> Node:
         corpus = self.corpus(run)
@@ -45,7 +49,8 @@ class Graph:
             counted = {"corpus": corpus}
             name = f"{corpus.name}-{chunking.label}"
             inputs[f"count/{chunking.label}"] = _node("count", name, counted, {"chunking": chunking})
-        return _node("tokenizer", run.tokenizer.label, inputs, {"tokenizer": run.tokenizer})
+        extra = {"fingerprint": self._fingerprint(run.tokenizer)} if hasattr(run.tokenizer, "fingerprint") else None
+        return _node("tokenizer", run.tokenizer.label, inputs, {"tokenizer": run.tokenizer}, extra=extra)
 
     def encode(self, run: Run) -> Node:
         inputs = {"corpus": self.corpus(run), "tokenizer": self.tokenizer(run)}
@@ -92,7 +97,8 @@ class Graph:
                 "give every arm the same corpus"
             )
         inputs["corpus"] = corpora.pop()
-        return _node("comparison", experiment.name, inputs, {}, extra={"tokenizers": list(runs)})
+        recipes = {"comparison": Comparison()}
+        return _node("comparison", experiment.name, inputs, recipes, extra={"tokenizers": list(runs)})
 
     def report(self, experiment: Experiment) -> Node:
         inputs: dict[str, Node] = {}

@@ -156,7 +156,7 @@ def _comparison(node: Node, folders: Folders, out: Path) -> Figures:
     from evaluation.compare import write_comparison
 
     tokenizers = {name: folders[f"tokenizer/{name}"] for name in node.config["tokenizers"]}
-    return write_comparison(tokenizers, folders["corpus"], out)
+    return write_comparison(tokenizers, folders["corpus"], out, build(node.config["comparison"], "comparison"))
 
 
 _STAGES: dict[str, Callable[[Node, Folders, Path], Figures]] = {

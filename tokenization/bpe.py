@@ -10,6 +10,8 @@ from tokenization.chunks import chunks_of
 from tokenization.merges import ALPHABET, Merge, Vetoes, learn_merges
 from tokenization.pretokenize import Chunking, Feed, PretokenizerName, pretokenizer
 from tokenization.tokenizer import END_OF_TEXT, finish
+from tokenization.triadic import VARIANTS as TRIADIC
+from tokenization.triadic import dress, number_entries
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,6 +38,14 @@ class BPE:
     max_words: Annotated[int, Field(ge=1)] | None = None
     max_bytes: Annotated[int, Field(ge=2)] | None = None
 
+    def __post_init__(self) -> None:
+        numbers = len(number_entries(self.pretokenizer))
+        if self.vocab_size < 256 + numbers:
+            raise ValueError(
+                f"vocab_size={self.vocab_size}: pretokenizer={self.pretokenizer} alone has {numbers} entries; "
+                f"allowed: at least {256 + numbers}"
+            )
+
     @property
     def label(self) -> str:
         name = f"bpe-{self.vocab_size}"
@@ -49,8 +59,12 @@ class BPE:
         """Learn `vocab_size - 256` merges, or as many as the text holds, which is said and kept in the metadata."""
         chunks = chunks_of(texts, self.chunkings[0])
         vetoes = Vetoes(forbidden(self.forbid), self.max_words, self.max_bytes)
-        merges = learn_merges(chunks, self.vocab_size - 256, vetoes=vetoes, min_frequency=self.min_frequency)
+        numbers = number_entries(self.pretokenizer)
+        merges = learn_merges(
+            chunks, self.vocab_size - 256 - len(numbers), vetoes=vetoes, min_frequency=self.min_frequency
+        )
         vocab = merge_vocabulary(merges)
+        vocab.update({entry: len(vocab) + i for i, entry in enumerate(numbers)})
         tell_shortfall(self.label, len(vocab), self.vocab_size)
         metadata = {
             "algorithm": "bpe",
@@ -90,6 +104,8 @@ def byte_level_bpe(vocab: dict[str, int], merges: Sequence[Merge], pretokenizer_
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(merges)))
     tokenizer.pre_tokenizer = pretokenizer(pretokenizer_name)
     tokenizer.decoder = decoders.ByteLevel()
+    if pretokenizer_name in TRIADIC:
+        dress(tokenizer, pretokenizer_name)
     return tokenizer
 
 

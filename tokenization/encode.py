@@ -36,11 +36,12 @@ def encode_corpus(corpus: Path, tokenizer_folder: Path, out: Path) -> dict[str, 
     """
     from tokenization.corpus import read_documents
     from tokenization.encoder import encoder_for
-    from tokenization.tokenizer import is_byte_level, load_tokenizer
+    from tokenization.tokenizer import load_tokenizer
 
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(tokenizer_folder)
-    id_bytes = np.load(tokenizer_folder / "id_bytes.npy") if is_byte_level(tokenizer) else None
+    sizes = tokenizer_folder / "id_bytes.npy"  # only where ids stand for exactly the text's bytes
+    id_bytes = np.load(sizes) if sizes.is_file() else None
     total = sum(path.stat().st_size for path in corpus.glob("*.parquet"))
     check_free_space(out, 8 * total, "token data")
     encoder = encoder_for(tokenizer)

@@ -19,7 +19,7 @@ _SHORT = 48  # parts of more symbols go through a heap
 MAX_PARTS = 4_000_000
 MAX_PART_BYTES = 1 << 27  # what a heap over one part may cost: 4 GB
 _TAG = 0x7FFFFFFF  # 31 bits, so that a slot is never negative
-_NONE = np.int32(0x7FFFFFFF)
+NO_MERGE = np.int32(0x7FFFFFFF)
 
 
 class MergeTable(NamedTuple):
@@ -65,7 +65,7 @@ def merge_table(pairs, byte_ids, token_data, token_ends):
     table = MergeTable(slots, pairs, byte_ids, np.zeros((256, 256), np.bool_))
     twice = -1
     for rank in range(len(pairs)):
-        if _rank(table, pairs[rank, 0], pairs[rank, 1]) != _NONE:
+        if rank_of(table, pairs[rank, 0], pairs[rank, 1]) != NO_MERGE:
             twice = rank
         i = mix((np.int64(pairs[rank, 0]) << 32) | pairs[rank, 1]) & (len(slots) - 1)
         while slots[i] >= 0:
@@ -78,7 +78,7 @@ def merge_table(pairs, byte_ids, token_data, token_ends):
 
 
 @njit(cache=True, nogil=True, forceinline=True)
-def _rank(table, left, right):
+def rank_of(table, left, right):
     mask = len(table.slots) - 1
     i = mix((np.int64(left) << 32) | np.int64(right)) & mask
     while table.slots[i] >= 0:
@@ -86,20 +86,20 @@ def _rank(table, left, right):
         if table.pairs[rank, 0] == left and table.pairs[rank, 1] == right:
             return rank
         i = (i + 1) & mask
-    return _NONE
+    return NO_MERGE
 
 
 @njit(cache=True, nogil=True)
 def encode_short(table, ids, ranks, n):
     """Merge ids[:n] in place by scanning for the lowest rank; returns how many are left."""
     for i in range(n - 1):
-        ranks[i] = _rank(table, ids[i], ids[i + 1])
+        ranks[i] = rank_of(table, ids[i], ids[i + 1])
     while n > 1:
         best = 0
         for i in range(1, n - 1):
             if ranks[i] < ranks[best]:
                 best = i
-        if ranks[best] == _NONE:
+        if ranks[best] == NO_MERGE:
             break
         ids[best] = table.pairs[ranks[best], 2]
         n -= 1
@@ -107,14 +107,14 @@ def encode_short(table, ids, ranks, n):
             ids[i] = ids[i + 1]
             ranks[i - 1] = ranks[i]
         if best > 0:
-            ranks[best - 1] = _rank(table, ids[best - 1], ids[best])
+            ranks[best - 1] = rank_of(table, ids[best - 1], ids[best])
         if best < n - 1:
-            ranks[best] = _rank(table, ids[best], ids[best + 1])
+            ranks[best] = rank_of(table, ids[best], ids[best + 1])
     return n
 
 
 @njit(cache=True, nogil=True)
-def _heap_push(heap, size, key):
+def heap_push(heap, size, key):
     i = size
     heap[i] = key
     while i > 0 and heap[i] < heap[(i - 1) >> 1]:
@@ -123,7 +123,7 @@ def _heap_push(heap, size, key):
 
 
 @njit(cache=True, nogil=True)
-def _heap_pop(heap, size):
+def heap_pop(heap, size):
     """Take the smallest of heap[:size] away; heap[size - 1] is free afterwards."""
     heap[0] = heap[size - 1]
     size -= 1
@@ -147,13 +147,13 @@ def encode_long(table, ids, n):
     heap = np.empty(3 * n, np.int64)
     size = 0
     for i in range(n - 1):
-        rank = _rank(table, ids[i], ids[i + 1])
-        if rank != _NONE:
-            _heap_push(heap, size, (np.int64(rank) << 40) | i)
+        rank = rank_of(table, ids[i], ids[i + 1])
+        if rank != NO_MERGE:
+            heap_push(heap, size, (np.int64(rank) << 40) | i)
             size += 1
     while size:
         rank, i = heap[0] >> 40, heap[0] & ((np.int64(1) << 40) - 1)
-        _heap_pop(heap, size)
+        heap_pop(heap, size)
         size -= 1
         j = after[i] if ids[i] >= 0 else n
         # Out of date where one of the two has gone into another merge since.
@@ -163,14 +163,14 @@ def encode_long(table, ids, n):
         after[i] = after[j]
         if after[j] < n:
             before[after[j]] = i
-            rank = _rank(table, ids[i], ids[after[i]])
-            if rank != _NONE:
-                _heap_push(heap, size, (np.int64(rank) << 40) | i)
+            rank = rank_of(table, ids[i], ids[after[i]])
+            if rank != NO_MERGE:
+                heap_push(heap, size, (np.int64(rank) << 40) | i)
                 size += 1
         if before[i] >= 0:
-            rank = _rank(table, ids[before[i]], ids[i])
-            if rank != _NONE:
-                _heap_push(heap, size, (np.int64(rank) << 40) | before[i])
+            rank = rank_of(table, ids[before[i]], ids[i])
+            if rank != NO_MERGE:
+                heap_push(heap, size, (np.int64(rank) << 40) | before[i])
                 size += 1
     left = 0
     for i in range(n):

@@ -44,6 +44,9 @@ _TABLE: dict[str, tuple[bool, str | None]] = {
     "superbpe2025_stage1": (False, _SUPERBPE2025_WORDS),
     "superbpe2025_stage2": (False, _SUPERBPE2025_LINES),
     "none": (False, None),
+    # Merges are learned from these pieces; encoding splits otherwise (`tokenization.triadic.dress`).
+    "triadic_marker": (True, _SUPERBPE_WORDS),
+    "triadic_vocabulary": (True, _SUPERBPE_WORDS),
 }
 
 

@@ -452,6 +452,8 @@ _SCANNERS: dict[str, Callable[..., int]] = {
     "superbpe2025_stage1": _superbpe2025_stage1,
     "superbpe2025_stage2": _superbpe2025_stage2,
     "none": _none,
+    "triadic_marker": _superbpe_stage1,
+    "triadic_vocabulary": _superbpe_stage1,
 }
 
 NAMES = frozenset(_SCANNERS)

@@ -15,6 +15,7 @@ from tokenization.chunks import chunks_of
 from tokenization.merges import Vetoes, learn_merges
 from tokenization.pretokenize import Chunking, Feed, PretokenizerName
 from tokenization.tokenizer import finish, reiterable
+from tokenization.triadic import refuse_variants
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -44,6 +45,8 @@ class SuperBPE:
     max_bytes: Annotated[int, Field(ge=2)] | None = None
 
     def __post_init__(self) -> None:
+        refuse_variants(self.stage1, "stage1")
+        refuse_variants(self.stage2, "stage2")
         if not 256 <= self.transition_entries <= self.vocab_size:
             raise ValueError(
                 f"transition={self.transition:g} is {self.transition_entries} entries at the hand-over; "

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluation.compare import write_comparison
 from scripts.graph import FORMATS
 from tokenization import TokenData
 from tokenization.chunks import load_chunks
@@ -33,6 +34,7 @@ GOLDEN: dict[str, tuple[int, object]] = {
             "train_bytes": "2.491e+04",
         },
     ),
+    "comparison": (1, "18c7dc26bc12cb5e"),
     "report": (
         1,
         [
@@ -54,7 +56,7 @@ GOLDEN: dict[str, tuple[int, object]] = {
 }
 
 
-def outputs(runs: Path) -> dict[str, object]:
+def outputs(runs: Path, scratch: Path) -> dict[str, object]:
     def one(stage: str, pattern: str = "*") -> Path:
         return next(path for path in sorted((runs / stage).glob(pattern)) if path.is_dir())
 
@@ -63,6 +65,8 @@ def outputs(runs: Path) -> dict[str, object]:
 
     tokens = TokenData.open(one("encode", "superbpe*"), "train")
     ids = hashlib.sha256(b"".join(tokens.ids(unit).tobytes() for unit in range(len(tokens)))).hexdigest()
+    made = {name: one("tokenizer", f"{name}*") for name in ("bpe", "superbpe")}
+    write_comparison(made, one("corpus"), scratch)
     chunks = load_chunks(one("count", "*stage2*"))
     pieces = np.split(chunks.data, chunks.ends[:-1])
     counted = [(piece.tobytes(), int(count)) for piece, count in zip(pieces, chunks.counts)]
@@ -71,6 +75,7 @@ def outputs(runs: Path) -> dict[str, object]:
     return {
         "corpus": data(one("corpus") / "corpus.json")["sha256"][:16],
         "count": hashlib.sha256(repr(sorted(counted)).encode()).hexdigest()[:16],
+        "comparison": hashlib.sha256((scratch / "compare.csv").read_bytes()).hexdigest()[:16],
         "tokenizer": hashlib.sha256((one("tokenizer", "superbpe*") / "tokenizer.json").read_bytes()).hexdigest()[:16],
         "encode": ids[:16],
         "pretrain": [trained[key] for key in ("steps", "context_tokens", "tokens", "bytes", "flops")]
@@ -81,6 +86,11 @@ def outputs(runs: Path) -> dict[str, object]:
     }
 
 
+@pytest.fixture(scope="module")
+def made(first, tmp_path_factory) -> dict[str, object]:
+    return outputs(first[0] / "runs", tmp_path_factory.mktemp("comparison"))
+
+
 @pytest.mark.parametrize("stage", FORMATS)
-def test_result_changes_only_with_its_format(first, stage):
-    assert (FORMATS[stage], outputs(first[0] / "runs")[stage]) == GOLDEN[stage]
+def test_result_changes_only_with_its_format(made, stage):
+    assert (FORMATS[stage], made[stage]) == GOLDEN[stage]
