@@ -74,7 +74,8 @@ def train_tokenizer(
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = recipe.train(CountedTexts(corpus, counted or {}))
     metadata: dict[str, Any] = tokenizer.isotok_metadata
-    metadata["corpus_sha256"] = read_json(corpus / "corpus.json")["sha256"]
+    if (corpus / "corpus.json").is_file():
+        metadata["corpus_sha256"] = read_json(corpus / "corpus.json")["sha256"]
     save_tokenizer(tokenizer, out)
     probe = [document.text[:20_000] for _, document in zip(range(20), read_documents(corpus, "train"))]
     check_saved(tokenizer, out, probe, lossless=metadata.get("lossless", True))
