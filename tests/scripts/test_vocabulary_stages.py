@@ -1,4 +1,4 @@
-"""Counting and learning as stages: shared by arms, killed at any moment, and the same vocabulary afterwards."""
+"""Counting, learning and encoding as stages: shared by arms, killed at any moment, and the same files afterwards."""
 
 import hashlib
 import signal
@@ -34,12 +34,12 @@ def test_arms_that_cut_text_alike_share_their_counts():
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("pipeline")
-def test_killed_while_counting_and_while_learning_gives_the_same_vocabulary(tmp_path):
-    command = ["tokenizer", "tokenizer=superbpe", "tokenizer.vocab_size=6000"]
+def test_killed_while_counting_learning_and_encoding_gives_the_same_files(tmp_path):
+    command = ["encode", "tokenizer=superbpe", "tokenizer.vocab_size=6000"]
     clean, killed = tmp_path / "clean", tmp_path / "killed"
     isotok(tmp_path, *command, f"store={clean}")
     isotok(tmp_path, "corpus", f"store={killed}")
-    for stage in ("count", "tokenizer"):
+    for stage in ("count", "tokenizer", "encode"):
         process = start(tmp_path, *command, f"store={killed}")
         deadline = time.monotonic() + 120
         while not list((killed / stage).glob("*.partial")):
@@ -55,8 +55,10 @@ def test_killed_while_counting_and_while_learning_gives_the_same_vocabulary(tmp_
 
 
 def files_of(store: Path) -> dict[str, str]:
-    """Hashes of the tokenizer's and the counts' files."""
-    paths = [*store.glob("tokenizer/*/*.json"), *store.glob("tokenizer/*/*.npy"), *store.glob("count/*/*.npy")]
+    """Hashes of the tokenizer's, the counts' and the token data's files."""
+    paths = [
+        path for stage in ("count", "tokenizer", "encode") for path in (store / stage).rglob("*") if path.is_file()
+    ]
     return {
         str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in paths
