@@ -303,11 +303,12 @@ def _store(overrides: list[str]) -> Any:
 
 
 def _jobs(experiment: Any) -> tuple[int, int]:
+    from tokenization.chunks import cores
+
     threads = max(run.engine.threads for run in experiment.runs())
     if experiment.jobs == "auto":
         on_gpu = Path("/dev/nvidia0").exists() and any(run.engine.device != "cpu" for run in experiment.runs())
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return 1 if on_gpu else max(1, cores // threads), threads
+        return 1 if on_gpu else max(1, cores() // threads), threads
     return experiment.jobs, threads
 
 

@@ -38,6 +38,8 @@ def compare_command(arguments: list[str]) -> Path:
         raise ConfigError("compare: text= and corpus= are two sources of text; give one")
     parallel = [Path(path) for path in settings.pop("parallel", "").split(",") if path]
     out = settings.pop("out", None)
+    if out and Path(out).is_file():
+        raise ConfigError(f"compare: out={out} is a file; name a folder")
     options = _options(settings)
     tokenizers = _tokenizers(given, store)
     name, documents = _documents(source, store, options.max_bytes)
@@ -45,7 +47,7 @@ def compare_command(arguments: list[str]) -> Path:
         {
             "tokenizers": {label: sha256_file(folder / "tokenizer.json") for label, folder in tokenizers.items()},
             "text": hashlib.sha256("\0".join(text for text, _ in documents).encode()).hexdigest(),
-            "parallel": [str(path) for path in parallel],
+            "parallel": [sha256_file(path) if path.is_file() else str(path) for path in parallel],
             "options": settings,
         },
         digits=8,
@@ -127,6 +129,8 @@ def _tokenizers(given: Sequence[tuple[str, str]], store: Path) -> dict[str, Path
 def find_tokenizer(text: str, store: Path) -> Path:
     """A folder with a tokenizer.json, or the one tokenizer of the store with that name or key."""
     path = Path(text).expanduser()
+    if len(path.name) > 255:
+        raise ConfigError(f"{text[:40]}…: no such folder, and no tokenizer of that name in {store}")
     if (path / "tokenizer.json").is_file():
         return path
     if (path / "model" / "tokenizer.json").is_file():  # what pretrain leaves

@@ -21,6 +21,7 @@ from scripts.compose import add_plugins
 from scripts.graph import ancestors
 from scripts.stages import build_node
 from scripts.store import Node, Store
+from tokenization.chunks import cores
 
 Failed = dict[Node, BaseException]
 
@@ -34,8 +35,8 @@ def run_graph(targets: Sequence[Node], store: Store, *, jobs: int, threads: int,
     if not needed:
         return
     alone = jobs == 1 or len(needed) == 1
-    cores = len(os.sched_getaffinity(0))
-    os.environ.update(thread_environment(threads, cores if alone else max(1, cores // jobs)))
+    available = cores()
+    os.environ.update(thread_environment(threads, available if alone else max(1, available // jobs)))
     failed = _run_here(needed, store) if alone else _run_pool(needed, store, jobs, plugins)
     if failed:
         error = next(iter(failed.values()))

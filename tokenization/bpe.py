@@ -30,13 +30,13 @@ class BPE:
     forbid, max_words, max_bytes: vetoes on entries: strings that none may hold, most words between spaces, most bytes.
     """
 
-    vocab_size: Annotated[int, Field(ge=257)] = 2048
+    vocab_size: Annotated[int, Field(ge=257, lt=1 << 31)] = 2048
     pretokenizer: PretokenizerName = "superbpe_stage1"
     feed: Feed = "line"
-    min_frequency: Annotated[int, Field(ge=1)] = 1
+    min_frequency: Annotated[int, Field(ge=1, le=1 << 62)] = 1
     forbid: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    max_words: Annotated[int, Field(ge=1)] | None = None
-    max_bytes: Annotated[int, Field(ge=2)] | None = None
+    max_words: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
+    max_bytes: Annotated[int, Field(ge=2, le=1 << 31)] | None = None
 
     def __post_init__(self) -> None:
         numbers = len(number_entries(self.pretokenizer))

@@ -8,13 +8,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isotok.errors import DataError
+from isotok.errors import ConfigError, DataError
 from isotok.files import check_free_space, read_json, sha256_file, write_json
 from isotok.progress import progress
 from tokenization.pretokenize import Chunking, Feed, pretokenizer
@@ -98,7 +99,12 @@ def count_corpus(corpus: Path, chunking: Chunking, out: Path) -> dict[str, Any]:
 def thread_count() -> int:
     """Threads for our own kernels: RAYON_NUM_THREADS where it is set, as for the tokenizer library, else all cores."""
     given = os.environ.get("RAYON_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
+    return int(given) if given.isdigit() and int(given) > 0 else cores()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def save_chunks(chunks: Chunks, folder: Path) -> dict[str, Any]:
@@ -143,7 +149,13 @@ def _lanes(name: str, threads: int, stack: ExitStack) -> tuple[list[Executor], C
         pool = stack.enter_context(ProcessPoolExecutor(threads, mp_context=get_context("spawn")))
 
         def split(name: str, data: "np.ndarray", unit_ends: "np.ndarray") -> "np.ndarray":
-            return pool.submit(library_piece_ends, name, data, unit_ends).result()
+            try:
+                return pool.submit(library_piece_ends, name, data, unit_ends).result()
+            except BrokenProcessPool:
+                raise ConfigError(
+                    "a process that splits text by regex ended; in a script of your own, call isotok's functions under "
+                    '`if __name__ == "__main__":`'
+                ) from None
 
     def add(tables: list[Any], lane: int, data: "np.ndarray", unit_ends: "np.ndarray") -> None:
         table = tables[lane] or chunk_table.new_table()

@@ -5,6 +5,7 @@ loads with `datasets.load_from_disk`; training reads the same files memory-mappe
 """
 
 import itertools
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,12 @@ def encode_corpus(corpus: Path, tokenizer_folder: Path, out: Path) -> dict[str, 
     id_bytes = np.load(sizes) if sizes.is_file() else None
     total = sum(path.stat().st_size for path in corpus.glob("*.parquet"))
     check_free_space(out, 8 * total, "token data")
+    last_id = max(tokenizer.get_vocab().values())
+    if last_id >= len(tokenizer):
+        raise DataError(
+            f"{tokenizer_folder}: ids go up to {last_id}, but there are only {len(tokenizer)} entries; fill the gaps"
+        )
+    _start_anew_if_changed(corpus, tokenizer_folder, out)
     encoder = encoder_for(tokenizer)
     figures: dict[str, Any] = {"vocab_size": len(tokenizer), "eos_id": tokenizer.eos_token_id}
     for split in SPLITS:
@@ -55,7 +62,22 @@ def encode_corpus(corpus: Path, tokenizer_folder: Path, out: Path) -> dict[str, 
     write_json(out / "token_data.json", figures)
     if id_bytes is not None:
         np.save(out / "id_bytes.npy", id_bytes)
+    else:
+        (out / "id_bytes.npy").unlink(missing_ok=True)
     return figures
+
+
+def _start_anew_if_changed(corpus: Path, tokenizer_folder: Path, out: Path) -> None:
+    """Drop the shards of another corpus or tokenizer: only those of the same two are gone on behind."""
+    source = {"tokenizer": sha256_file(tokenizer_folder / "tokenizer.json")}
+    source |= {
+        split: sha256_file(corpus / f"{split}.parquet") for split in SPLITS if (corpus / f"{split}.parquet").is_file()
+    }
+    path = out / "source.json"
+    if not path.exists() or read_json(path) != source:
+        for split in SPLITS:
+            shutil.rmtree(out / split, ignore_errors=True)
+        write_json(path, source)
 
 
 def id_dtype(vocab_size: int) -> np.dtype:

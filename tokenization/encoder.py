@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from isotok.errors import DataError
 from isotok.progress import say
 from tokenization.chunks import thread_count
 from tokenization.pretokenize import NAMES, pretokenizer
@@ -128,6 +129,11 @@ class KernelEncoder:
         ids, id_ends, self.parts[lane] = encode_kernel.encode_chunks(
             self.words, self.parts[lane], data, ends, encode_kernel.MAX_PARTS // self.threads
         )
+        if len(id_ends) and id_ends[-1] < 0:
+            raise DataError(
+                f"a piece of more than {encode_kernel.MAX_PART_BYTES:,} bytes cannot be cut anywhere; "
+                "encode the text in smaller parts"
+            )
         if self.superwords is not None:
             superword_kernel.merge_ids(self.superwords, self.neighbours, ids, id_ends)
         # A text ends where its last piece does.

@@ -70,6 +70,7 @@ def learn_merges(
     order = np.argsort(-chunks.counts, kind="stable")
     symbols, bounds, weights = kernel.lay_out(ids, id_ends, order, chunks.counts)
     del ids, id_ends, order
+    target = min(target, len(tokens) + len(symbols))  # each merge takes at least one symbol away
     merges = np.zeros((target, 2), np.int32)
     table = token_table(data, ends, len(tokens), target)
     forbid, forbid_ends = _joined(vetoes.forbid)

@@ -36,7 +36,8 @@ class ShardWriter:
 
     def _complete(self) -> list[dict[str, Any]]:
         """The shards that are as they were written, up to the first that is not."""
-        listed = read_json(self.folder / SHARDS)["shards"] if (self.folder / SHARDS).exists() else []
+        content = read_json(self.folder / SHARDS) if (self.folder / SHARDS).exists() else {}
+        listed = content.get("shards", []) if isinstance(content, dict) else []
         for count, shard in enumerate(listed):
             path = self.folder / shard["name"]
             if not path.is_file() or sha256_file(path) != shard["sha256"]:

@@ -34,15 +34,15 @@ class SuperBPE:
     swallow `Answer:` prompts), most words between spaces, most bytes.
     """
 
-    vocab_size: Annotated[int, Field(ge=257)] = 2048
-    transition: Annotated[float, Field(gt=0)] = 0.75
+    vocab_size: Annotated[int, Field(ge=257, lt=1 << 31)] = 2048
+    transition: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.75
     stage1: PretokenizerName = "superbpe_stage1"
     stage2: PretokenizerName = "superbpe_stage2"
     feed: Feed = "line"
-    min_frequency: Annotated[int, Field(ge=1)] = 1
+    min_frequency: Annotated[int, Field(ge=1, le=1 << 62)] = 1
     forbid: tuple[Annotated[str, Field(min_length=1)], ...] = (": ",)
-    max_words: Annotated[int, Field(ge=1)] | None = 4
-    max_bytes: Annotated[int, Field(ge=2)] | None = None
+    max_words: Annotated[int, Field(ge=1, le=1 << 31)] | None = 4
+    max_bytes: Annotated[int, Field(ge=2, le=1 << 31)] | None = None
 
     def __post_init__(self) -> None:
         refuse_variants(self.stage1, "stage1")

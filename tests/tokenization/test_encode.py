@@ -1,6 +1,8 @@
 """Token data: exact ids and bytes, loadable by `datasets`, torn shards named."""
 
 import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -117,6 +119,31 @@ def test_shard_that_is_damaged_before_the_rest_is_written_is_written_again(tiny_
     shard.write_bytes(shard.read_bytes()[:-9] + b"123456789")
     encode_corpus(tiny_corpus, data / "tokenizer", tmp_path / "hurt")
     assert hashes(tmp_path / "hurt") == hashes(tmp_path / "clean")
+
+
+def test_shards_of_another_tokenizer_or_corpus_are_not_gone_on_behind(tiny_corpus, data, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    save_tokenizer(BPE(vocab_size=350).train([d.text for d in read_documents(tiny_corpus, "train")]), other)
+    encode_corpus(tiny_corpus, data / "tokenizer", tmp_path / "out")
+    encode_corpus(tiny_corpus, other, tmp_path / "out")
+    encode_corpus(tiny_corpus, other, tmp_path / "clean")
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "clean")
+    shorter = tmp_path / "shorter"
+    shutil.copytree(tiny_corpus, shorter)
+    shutil.copy(tiny_corpus / "test.parquet", shorter / "train.parquet")
+    encode_corpus(shorter, other, tmp_path / "out")
+    assert TokenData.open(tmp_path / "out", "train").n_tokens == TokenData.open(tmp_path / "out", "test").n_tokens
+
+
+def test_ids_with_gaps_are_refused(tiny_corpus, tmp_path):
+    tokenizer = BPE(vocab_size=300).train([d.text for d in read_documents(tiny_corpus, "train")])
+    save_tokenizer(tokenizer, tmp_path)
+    spec = json.loads((tmp_path / "tokenizer.json").read_text())
+    spec["model"]["vocab"] = {entry: index + 70_000 * (index > 290) for entry, index in spec["model"]["vocab"].items()}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(DataError, match=r"ids go up to 70\d+, but there are only"):
+        encode_corpus(tiny_corpus, tmp_path, tmp_path / "out")
 
 
 def test_an_encoder_that_goes_wrong_later_is_found(tiny_corpus, data, tmp_path, monkeypatch):

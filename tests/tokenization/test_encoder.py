@@ -147,6 +147,13 @@ def test_an_encoder_that_is_wrong_is_not_used(monkeypatch, capfd):
     assert len(probe_strings(tokenizer)) > 150
 
 
+@pytest.mark.slow
+def test_a_piece_too_long_is_an_error_not_an_empty_text():
+    tokenizer = BPE(vocab_size=300, pretokenizer="none").train(["ab" * 50] * 3)
+    with pytest.raises(DataError, match="cannot be cut anywhere"):
+        encoder_for(tokenizer, threads=1).encode(["ab" * (1 << 26) + "ab", "b"])
+
+
 def test_ids_are_stored_in_the_smallest_type_that_holds_them():
     assert id_dtype(65_536) == np.uint16 and id_dtype(65_537) == np.uint32
     with pytest.raises(DataError, match="beyond uint32"):

@@ -248,6 +248,11 @@ def test_more_symbols_than_four_bytes_address(monkeypatch):
     assert learn_merges(chunks, 2000) == expected
 
 
+def test_an_absurd_number_of_merges_costs_no_memory():
+    chunks = chunks_of([(b"abab", 3)])
+    assert learn_merges(chunks, 2_000_000_000) == [("a", "b"), ("ab", "ab")]
+
+
 def test_piece_too_long_to_encode_is_refused():
     size = encode_kernel.MAX_PART_BYTES + 1
     chunks = Chunks(np.full(size + 1, ord("a"), np.uint8), np.array([1, size + 1]), np.array([1, 1]), 0)
