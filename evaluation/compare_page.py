@@ -78,41 +78,31 @@ def all_tables(results: Mapping[str, Any]) -> dict[str, Table]:
 
 def render(results: Mapping[str, Any]) -> str:
     """The HTML page: one file, all text escaped, no network."""
-    import jinja2
-
     from evaluation.compare_figures import all_figures
     from evaluation.figures import PALETTE, PALETTE_DARK
-    from evaluation.report import TEMPLATES
+    from evaluation.report import page_environment
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.globals.update(
-        css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        js=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
-    )
     missing = {label: made["missing"] for label, made in in_order(results) if made["missing"]}
     reasons: dict[tuple[str, str], list[str]] = {}
     for label, why in missing.items():
         for figure, reason in why.items():
             reasons.setdefault((figure.replace("_", " "), reason), []).append(label)
-    page = environment.get_template("compare.html").render(
-        results=results,
-        tables=all_tables(results),
-        figures=all_figures(results),
-        reasons=reasons,
-        lossy=[
-            (label, share(made["all"]["documents_exact"]))
-            for label, made in in_order(results)
-            if made["all"]["documents_exact"] < 1
-        ],
-        palette=PALETTE,
-        palette_dark=PALETTE_DARK,
+    page = (
+        page_environment()
+        .get_template("compare.html")
+        .render(
+            results=results,
+            tables=all_tables(results),
+            figures=all_figures(results),
+            reasons=reasons,
+            lossy=[
+                (label, share(made["all"]["documents_exact"]))
+                for label, made in in_order(results)
+                if made["all"]["documents_exact"] < 1
+            ],
+            palette=PALETTE,
+            palette_dark=PALETTE_DARK,
+        )
     )
     return str(page)
 

@@ -102,8 +102,8 @@ def results_csv(results: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
-def render(results: Mapping[str, Any], lines: curves.Curves) -> str:
-    """The HTML page: one file, all text escaped, no network."""
+def page_environment() -> jinja2.Environment:
+    """Where pages come from: the templates with the shared style and script, all text escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -116,16 +116,25 @@ def render(results: Mapping[str, Any], lines: curves.Curves) -> str:
         css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         js=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
     )
-    page = environment.get_template("report.html.j2").render(
-        results=results,
-        tables=tables.all_tables(results),
-        figures=figures.all_figures(results, lines),
-        top=tables.top_box(results),
-        samples=_samples(results),
-        versions_differ=caveats.version_differences(results),
-        reference_names=REFERENCES,
-        palette=figures.PALETTE,
-        palette_dark=figures.PALETTE_DARK,
+    return environment
+
+
+def render(results: Mapping[str, Any], lines: curves.Curves) -> str:
+    """The HTML page: one file, all text escaped, no network."""
+    page = (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            results=results,
+            tables=tables.all_tables(results),
+            figures=figures.all_figures(results, lines),
+            top=tables.top_box(results),
+            samples=_samples(results),
+            versions_differ=caveats.version_differences(results),
+            reference_names=REFERENCES,
+            palette=figures.PALETTE,
+            palette_dark=figures.PALETTE_DARK,
+        )
     )
     return str(page)
 

@@ -5,7 +5,7 @@
 import numpy as np
 from numba import njit
 
-from tokenization.encode_kernel import NO_MERGE, heap_pop, heap_push, rank_of
+from tokenization.encode_kernel import NO_MERGE, close_up, heap_pop, heap_push, merge_at, rank_of
 
 _POSITION = (np.int64(1) << 32) - 1
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -68,25 +68,8 @@ def _merge(table, ids, after, before, heap, skipped, n, q, queue, stream):
             held = 0
         if not applies:
             continue
-        ids[i], ids[j] = table.pairs[rank, 2], -1
-        after[i] = after[j]
-        if after[j] < n:
-            before[after[j]] = i
-            rank = rank_of(table, ids[i], ids[after[i]])
-            if rank != NO_MERGE:
-                heap_push(heap, size, (np.int64(rank) << 32) | i)
-                size += 1
-        if before[i] >= 0:
-            rank = rank_of(table, ids[before[i]], ids[i])
-            if rank != NO_MERGE:
-                heap_push(heap, size, (np.int64(rank) << 32) | before[i])
-                size += 1
-    left = 0
-    for i in range(n):
-        if ids[i] >= 0:
-            ids[left] = ids[i]
-            left += 1
-    return left
+        size = merge_at(table, ids, after, before, n, i, j, rank, heap, size)
+    return close_up(ids, n)
 
 
 @njit(cache=True, nogil=True)

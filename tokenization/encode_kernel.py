@@ -140,6 +140,39 @@ def heap_pop(heap, size):
         i = child
 
 
+@njit(cache=True, nogil=True, forceinline=True)
+def merge_at(table, ids, after, before, n, i, j, rank, heap, size):
+    """Make one id of those at i and j, its right neighbour, and queue the merges that this allows; the heap's size.
+
+    The heap holds rank << 32 | position; ids[j] becomes -1.
+    """
+    ids[i], ids[j] = table.pairs[rank, 2], -1
+    after[i] = after[j]
+    if after[j] < n:
+        before[after[j]] = i
+        rank = rank_of(table, ids[i], ids[after[i]])
+        if rank != NO_MERGE:
+            heap_push(heap, size, (np.int64(rank) << 32) | i)
+            size += 1
+    if before[i] >= 0:
+        rank = rank_of(table, ids[before[i]], ids[i])
+        if rank != NO_MERGE:
+            heap_push(heap, size, (np.int64(rank) << 32) | before[i])
+            size += 1
+    return size
+
+
+@njit(cache=True, nogil=True)
+def close_up(ids, n):
+    """Move the ids that are left (not -1) together, in place; returns how many."""
+    left = 0
+    for i in range(n):
+        if ids[i] >= 0:
+            ids[left] = ids[i]
+            left += 1
+    return left
+
+
 @njit(cache=True, nogil=True)
 def encode_long(table, ids, n):
     """Merge ids[:n] in place with a heap of (rank, position), in O(n log n); returns how many are left."""
@@ -149,35 +182,18 @@ def encode_long(table, ids, n):
     for i in range(n - 1):
         rank = rank_of(table, ids[i], ids[i + 1])
         if rank != NO_MERGE:
-            heap_push(heap, size, (np.int64(rank) << 40) | i)
+            heap_push(heap, size, (np.int64(rank) << 32) | i)
             size += 1
     while size:
-        rank, i = heap[0] >> 40, heap[0] & ((np.int64(1) << 40) - 1)
+        rank, i = heap[0] >> 32, heap[0] & 0xFFFFFFFF
         heap_pop(heap, size)
         size -= 1
         j = after[i] if ids[i] >= 0 else n
         # Out of date where one of the two has gone into another merge since.
         if j >= n or ids[i] != table.pairs[rank, 0] or ids[j] != table.pairs[rank, 1]:
             continue
-        ids[i], ids[j] = table.pairs[rank, 2], -1
-        after[i] = after[j]
-        if after[j] < n:
-            before[after[j]] = i
-            rank = rank_of(table, ids[i], ids[after[i]])
-            if rank != NO_MERGE:
-                heap_push(heap, size, (np.int64(rank) << 40) | i)
-                size += 1
-        if before[i] >= 0:
-            rank = rank_of(table, ids[before[i]], ids[i])
-            if rank != NO_MERGE:
-                heap_push(heap, size, (np.int64(rank) << 40) | before[i])
-                size += 1
-    left = 0
-    for i in range(n):
-        if ids[i] >= 0:
-            ids[left] = ids[i]
-            left += 1
-    return left
+        size = merge_at(table, ids, after, before, n, i, j, rank, heap, size)
+    return close_up(ids, n)
 
 
 @njit(cache=True, nogil=True, forceinline=True)
