@@ -10,7 +10,8 @@ from isotok.progress import progress, say
 from isotok.recipe import Field, recipe
 
 if TYPE_CHECKING:
-    from evaluation.likelihood import DocumentScore, Encoded
+    from evaluation.documents import DocumentScore
+    from evaluation.encoding import Encoded
     from evaluation.tasks.generate import Item
 
 FORMAT = 1
@@ -104,9 +105,10 @@ def evaluate(
 def _evaluate(
     recipe: Evaluation, model_dir: Path, corpus: Path, context_bytes: int, out: Path, device: str
 ) -> dict[str, Any]:
+    from evaluation.documents import score_documents
+    from evaluation.encoding import TextEncoder
     from evaluation.harness import IsotokLM
     from evaluation.intrinsic import intrinsic
-    from evaluation.likelihood import TextEncoder, score_documents
     from evaluation.tasks.generate import generate_tasks
     from tokenization import load_tokenizer
     from tokenization.corpus import read_documents
@@ -199,7 +201,7 @@ def _up_to(documents: Sequence[Any], max_bytes: int) -> list[Any]:
 def _bpb(documents: Sequence[Any], scores: Sequence["DocumentScore"], context_bytes: int) -> dict[str, Any]:
     import math
 
-    from evaluation.likelihood import bits_per_byte
+    from evaluation.documents import bits_per_byte
 
     def pool(picked: Sequence["DocumentScore"]) -> dict[str, Any]:
         nats, n_bytes = math.fsum(s.nats for s in picked), sum(s.bytes for s in picked)
@@ -224,7 +226,7 @@ def _run_tasks(
     """Figures by task, and one row per item."""
     import math
 
-    from evaluation.likelihood import bits_per_byte
+    from evaluation.documents import bits_per_byte
     from evaluation.tasks.generate import CHANCE
     from evaluation.tasks.run import run_tasks
 

@@ -20,7 +20,9 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from evaluation.likelihood import TextEncoder, Window, max_positions, score_documents, score_windows
+from evaluation.documents import score_documents
+from evaluation.encoding import TextEncoder
+from evaluation.forward import Window, max_positions, score_windows
 from isotok.errors import ConfigError, DataError
 from isotok.keyed import keyed_rng
 
@@ -150,7 +152,7 @@ class IsotokLM(LM):
         return [(-score.nats, score.greedy) for score in scores]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Log-probability of each text after the separator, in the windows of `likelihood`."""
+        """Log-probability of each text after the separator, in the windows of `documents`."""
         documents = [self._encoder(request.args[0], f"request {i}") for i, request in enumerate(requests)]
         scores = score_documents(self.model, documents, self.context_bytes, self._encoder.eos_id)
         return [-score.nats for score in scores]

@@ -81,7 +81,7 @@ def run_worker(run_dir: Path, *, allow: tuple[str, ...] | None = OWN_PACKAGES) -
 
     Reads run.json and the folders it names, writes into RUN_DIR only, resumes from its newest valid checkpoint.
     """
-    from evaluation.likelihood import Validator
+    from evaluation.documents import Validator
     from tokenization import load_tokenizer, read_documents
     from training.worker import run
 

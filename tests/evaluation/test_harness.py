@@ -128,7 +128,7 @@ def test_continuation_longer_than_the_model(byte_tokenizer: Any, make_model: Cal
 
 
 def test_rolling_is_the_document_score(superword_tokenizer: Any, make_model: Callable[..., Any]) -> None:
-    from evaluation.likelihood import validation_bpb
+    from evaluation.documents import validation_bpb
 
     model = make_model(superword_tokenizer)
     lm = IsotokLM(model, superword_tokenizer, context_bytes=64)

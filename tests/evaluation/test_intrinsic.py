@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from evaluation.encoding import TextEncoder
 from evaluation.intrinsic import (
     Measure,
     gini,
@@ -17,7 +18,6 @@ from evaluation.intrinsic import (
     renyi_efficiency,
     vocabulary_figures,
 )
-from evaluation.likelihood import TextEncoder
 from evaluation.parity import parity, read_parallel
 from evaluation.stability import (
     EDITS,

@@ -6,17 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.likelihood import (
-    TOKENS_PER_BATCH,
-    TextEncoder,
-    Validator,
-    Window,
-    document_windows,
-    max_positions,
-    score_documents,
-    score_windows,
-    validation_bpb,
-)
+from evaluation.documents import Validator, document_windows, score_documents, validation_bpb
+from evaluation.encoding import TextEncoder
+from evaluation.forward import TOKENS_PER_BATCH, Window, max_positions, score_windows
 from isotok.errors import DataError
 
 TEXTS = [
@@ -136,7 +128,7 @@ def test_batch_and_chunk_sizes_change_nothing(
     windows = [Window(np.arange(n) % 250, first) for n, first in [(30, 1), (12, 11), (50, 25), (2, 1), (50, 1)]]
     before, hits = score_windows(model, windows, greedy=True)
     monkeypatch.setitem(TOKENS_PER_BATCH, "cpu", 1)
-    monkeypatch.setattr("evaluation.likelihood._LOGITS_PER_CHUNK", 1000)
+    monkeypatch.setattr("evaluation.forward._LOGITS_PER_CHUNK", 1000)
     after, hits_after = score_windows(model, windows, greedy=True)
     assert hits == hits_after
     for a, b in zip(before, after):
