@@ -1,19 +1,12 @@
 """The lm-eval model class: text in, numbers out, safe for tokens that span word boundaries.
 
-lm-eval's own Hugging Face class cuts `E(context + continuation)` at `len(E(context))`. A superword across that
-boundary makes the cut drop or double bytes, or leaves nothing to score and stops the run. Here the cut is a *method*:
-
-- `backoff`: score from the longest token prefix that E(context) and the E(context + choice) of all choices of one
-  item share. Every choice is then charged for the same bytes: the tail of the context and the choice.
-- `naive`: lm-eval's cut, kept to show by how much it is off; where it would stop the run, E(continuation) is scored.
-
-Every row starts with the end-of-text separator, as in training. No answers are cached.
+How a pair is scored is said by a *method* of `evaluation.likelihood`. Every row starts with the end-of-text separator,
+as in training. No answers are cached.
 """
 
 import codecs
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,71 +14,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from evaluation.documents import score_documents
-from evaluation.encoding import TextEncoder
-from evaluation.forward import Window, max_positions, score_windows
-from isotok.errors import ConfigError, DataError
+from evaluation.forward import max_positions
+from evaluation.likelihood import Likelihood, PairScore, Scoring
+from isotok.errors import ConfigError
 from isotok.keyed import keyed_rng
 
-Scoring = Literal["backoff", "naive"]
-
 BYTES_PER_GENERATED_TOKEN = 4  # a task's max_gen_toks becomes a byte budget that is equal for all tokenizers
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where to score a pair: `ids` without separator, ids[first:] are scored; they stand for `n_bytes` bytes."""
-
-    ids: tuple[int, ...]
-    first: int
-    n_bytes: int
-
-
-@dataclass(frozen=True)
-class PairScore:
-    """The outcome of one (context, continuation): positive nats over `n_bytes` bytes and `n_tokens` tokens."""
-
-    nats: float
-    greedy: bool
-    n_bytes: int
-    n_tokens: int
-
-
-def cut_backoff(
-    encode: Callable[[str], list[int]], lengths: np.ndarray, context: str, choices: Sequence[str]
-) -> list[Cut]:
-    """One cut for all choices of one context (see above)."""
-    wholes = [encode(context + choice) for choice in choices]
-    shared = encode(context)
-    for whole in wholes:
-        shared = shared[: common_prefix(shared, whole)]
-    first = len(shared)
-    return [Cut(tuple(whole), first, int(lengths[whole[first:]].sum())) for whole in wholes]
-
-
-def cut_naive(
-    encode: Callable[[str], list[int]], lengths: np.ndarray, context: str, choices: Sequence[str]
-) -> list[Cut]:
-    """lm-eval's cut of each pair by itself: white space at the context's end moves into the continuation, then
-    E(context) is followed by what E(context + continuation) has beyond that many tokens."""
-    cuts = []
-    for choice in choices:
-        stripped = context.rstrip()
-        moved = context[len(stripped) :] + choice
-        left = encode(stripped)
-        right = encode(stripped + moved)[len(left) :] or encode(moved)
-        cuts.append(Cut(tuple(left + right), len(left), len(moved.encode())))
-    return cuts
-
-
-CUTS: dict[str, Callable[..., list[Cut]]] = {"backoff": cut_backoff, "naive": cut_naive}
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """The number of leading elements that are equal."""
-    for i, (x, y) in enumerate(zip(a, b)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
 
 
 class IsotokLM(LM):
@@ -94,8 +28,7 @@ class IsotokLM(LM):
     context_bytes: pairs longer than this lose the left of their context, by bytes and not by tokens, so that every
         tokenizer sees the same text; also the window of `loglikelihood_rolling`.
     seed: key of sampling, with the prompt.
-    After a run, `pair_scores[task, doc_id, context, continuation]` tells what was scored, and `shortened` how many
-    contexts lost bytes.
+    After a run, `pair_scores[task, doc_id, context, continuation]` tells what was scored.
     """
 
     def __init__(
@@ -109,8 +42,7 @@ class IsotokLM(LM):
         name: str = "",
     ):
         super().__init__()
-        if scoring not in CUTS:
-            raise ConfigError(f"scoring={scoring!r}: allowed are {', '.join(CUTS)}")
+        self.likelihood = Likelihood(model, tokenizer, context_bytes=context_bytes, method=scoring)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.scoring = scoring
@@ -118,8 +50,7 @@ class IsotokLM(LM):
         self.seed = seed
         self.name = name
         self.pair_scores: dict[tuple[Any, ...], PairScore] = {}
-        self.shortened = 0
-        self._encoder = TextEncoder(tokenizer)
+        self._encoder = self.likelihood.encoder
         self._limit = max_positions(model)
         self._device = next(model.parameters()).device
 
@@ -140,13 +71,11 @@ class IsotokLM(LM):
         for i, request in enumerate(requests):
             # The choices of one item share a cut. Same context, another item: another cut.
             groups.setdefault((request.task_name, request.doc_id, request.args[0]), []).append(i)
-        cuts: list[Cut] = [Cut((), 0, 0)] * len(requests)
-        encode, lengths = self._ids, self._encoder.lengths
-        for (_, _, context), members in groups.items():
-            choices = [requests[i].args[1] for i in members]
-            for i, cut in zip(members, CUTS[self.scoring](encode, lengths, context, choices)):
-                cuts[i] = cut
-        scores = self._score(cuts)
+        items = [(context, [requests[i].args[1] for i in members]) for (*_, context), members in groups.items()]
+        scores = [PairScore(0.0, True, 0, 0)] * len(requests)
+        for members, own in zip(groups.values(), self.likelihood.score(items)):
+            for i, score in zip(members, own):
+                scores[i] = score
         for request, score in zip(requests, scores):
             self.pair_scores[request.task_name, request.doc_id, *request.args] = score
         return [(-score.nats, score.greedy) for score in scores]
@@ -214,34 +143,6 @@ class IsotokLM(LM):
         if self._limit is not None:
             keep = min(keep, max(self._limit // 2, self._limit - 1 - reserve_bytes))
         return ids[len(ids) - keep :]
-
-    def _score(self, cuts: Sequence[Cut]) -> list[PairScore]:
-        unique = list(dict.fromkeys(cut for cut in cuts if cut.first < len(cut.ids)))
-        nats, greedy = score_windows(self.model, [self._window(cut) for cut in unique], greedy=True)
-        found = {cut: (float(n.sum()), g) for cut, n, g in zip(unique, nats, greedy)}
-        scores = []
-        for cut in cuts:
-            total, hit = found.get(cut, (0.0, True))
-            scores.append(PairScore(total, hit, cut.n_bytes, len(cut.ids) - cut.first))
-        return scores
-
-    def _window(self, cut: Cut) -> Window:
-        """Separator and ids; the left of a context that does not fit goes, whole tokens of it."""
-        ids = np.array(cut.ids, dtype=np.int64)
-        sizes = self._encoder.lengths[ids]
-        left = 0
-        if int(sizes.sum()) > self.context_bytes:
-            ends_from_right = np.cumsum(sizes[::-1])
-            left = len(ids) - int(np.searchsorted(ends_from_right, self.context_bytes, side="right"))
-        if self._limit is not None:
-            left = max(left, len(ids) - self._limit)  # the separator and all ids but the last are read
-            if left > cut.first:
-                raise DataError(
-                    f"a continuation of {len(ids) - cut.first} tokens does not fit the model's {self._limit} positions"
-                )
-        left = min(left, cut.first)
-        self.shortened += left > 0
-        return Window(np.concatenate([[self._encoder.eos_id], ids[left:]]), cut.first - left + 1)
 
 
 def _draw(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:

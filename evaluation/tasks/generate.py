@@ -8,12 +8,13 @@ alone. Sentences are taken from single lines, as they stand.
 import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evaluation.tasks.items import Item, json_line
 from isotok.errors import ConfigError
-from isotok.files import hash_key, write_text
+from isotok.files import write_text
 from isotok.keyed import keyed_int, keyed_rng
 
 if TYPE_CHECKING:
@@ -26,24 +27,6 @@ CLOZE_WORDS = 4
 _MIN_WORDS, _MAX_WORDS, _MAX_BYTES = 8, 40, 320
 _LETTERS = 0.75  # least share of letters and spaces: keeps tables, numbers and mark-up out
 _SENTENCE_END = re.compile(r"(?<=[.!?]) +")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question. `id` is unique within its task; `choices` follow `context` directly."""
-
-    id: str
-    document: str
-    group: str
-    domain: str
-    context: str
-    choices: tuple[str, ...]
-    gold: int
-
-    @property
-    def hash(self) -> str:
-        """What was asked, to check that arms were asked the same."""
-        return hash_key([self.context, self.choices, self.gold], digits=16)
 
 
 @dataclass(frozen=True)
@@ -100,13 +83,6 @@ def generate_tasks(
         lines = [json_line(item) for item in made[name]]
         write_text(out / f"{name}.jsonl", "".join(line + "\n" for line in lines))
     return made
-
-
-def json_line(item: Item) -> str:
-    """One JSONL line of an item."""
-    import json
-
-    return json.dumps(asdict(item), ensure_ascii=False, sort_keys=True)
 
 
 def _first(items: Iterator[Item], n: int) -> Iterator[Item]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from evaluation.harness import IsotokLM, common_prefix
+from evaluation.harness import IsotokLM
+from evaluation.likelihood import common_prefix
 from isotok.errors import ConfigError, DataError
 
 
@@ -112,7 +113,7 @@ def test_long_contexts_keep_the_same_bytes(
         model = make_model(tokenizer)
         lm = IsotokLM(model, tokenizer, context_bytes=32)
         ((value, _),) = lm.loglikelihood([request(context, " x")])
-        assert lm.shortened == 1
+        assert lm.likelihood.shortened == 1
         kept = (context + " x")[-32:]
         ids = tokenizer.encode(kept)
         if tokenizer is byte_tokenizer:
