@@ -8,7 +8,7 @@ begins H bytes or more before it). So every byte is scored once, with at least H
 whichever tokenizer cut them. What the window sees beyond these 2H bytes is less than two tokens.
 
 Bits per byte = nats of all text tokens / (ln 2 x UTF-8 bytes of the source text). The closing end-of-text is scored
-in the last window and kept apart.
+in the last window and kept apart. Nats are also added up by the place of their bytes in the document (`positions`).
 """
 
 import math
@@ -20,12 +20,13 @@ import numpy as np
 
 from evaluation.encoding import Encoded, TextEncoder
 from evaluation.forward import Window, max_positions, score_windows
+from evaluation.positions import nats_in_bins
 from isotok.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
 class DocumentScore:
-    """`nats` of the text tokens, `separator_nats` of the closing end-of-text.
+    """`nats` of the text tokens, `separator_nats` of the closing end-of-text, `position_nats` by bin of byte positions.
 
     Of its `windows`, `cut_windows` were split or lost context because the model has too few positions, and
     `long_windows` hold more ids than the rows that the model was trained on (`max_position_embeddings`).
@@ -35,6 +36,7 @@ class DocumentScore:
     separator_nats: float
     bytes: int
     tokens: int
+    position_nats: tuple[float, ...]
     windows: int = 0
     cut_windows: int = 0
     long_windows: int = 0
@@ -99,7 +101,9 @@ def score_documents(
                 at += len(windows)
                 long = sum(len(window.ids) > trained for window in windows)
                 counts = (len(windows), cut, long)
-                scores.append(DocumentScore(float(own[:-1].sum()), float(own[-1]), e.n_bytes, len(e.ids), *counts))
+                bins = tuple(nats_in_bins(own[:-1], e.ends, e.n_bytes).tolist())
+                text, closing = float(own[:-1].sum()), float(own[-1])
+                scores.append(DocumentScore(text, closing, e.n_bytes, len(e.ids), bins, *counts))
             if advance is not None:
                 advance(size)
             group, size = [], 0

@@ -201,6 +201,7 @@ def _up_to(documents: Sequence[Any], max_bytes: int) -> list[Any]:
 def _bpb(documents: Sequence[Any], scores: Sequence["DocumentScore"], context_bytes: int) -> dict[str, Any]:
     import math
 
+    from evaluation import positions
     from evaluation.documents import bits_per_byte
 
     def pool(picked: Sequence["DocumentScore"]) -> dict[str, Any]:
@@ -212,6 +213,7 @@ def _bpb(documents: Sequence[Any], scores: Sequence["DocumentScore"], context_by
         **pool(scores),
         "tokens": sum(s.tokens for s in scores),
         "documents": len(documents),
+        "by_position": positions.pool([s.position_nats for s in scores], [s.bytes for s in scores]),
         "separator_nats": math.fsum(s.separator_nats for s in scores),
         "context_bytes": context_bytes,
         "cut_windows": sum(s.cut_windows for s in scores),
@@ -293,6 +295,7 @@ def _document_rows(
             "tokens": score.tokens,
             "nats": score.nats,
             "separator_nats": score.separator_nats,
+            "position_nats": list(score.position_nats),
         }
         for document, e, score in zip(documents, encoded, scores)
     ]
@@ -300,7 +303,8 @@ def _document_rows(
 
 def write_items(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """One row per scored document or item. `nats` are positive; `bytes` of a task's row are what its gold choice's
-    nats are over (with back-off that includes a tail of the context), `choice_bytes` the choices' own."""
+    nats are over (with back-off that includes a tail of the context), `choice_bytes` the choices' own;
+    `position_nats` of a document are by bins of byte positions (evaluation.positions)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -315,6 +319,7 @@ def write_items(rows: Sequence[dict[str, Any]], path: Path) -> None:
             ("tokens", pa.int64()),
             ("nats", pa.float64()),
             ("separator_nats", pa.float64()),
+            ("position_nats", pa.list_(pa.float64())),
             ("gold", pa.int64()),
             ("correct", pa.bool_()),
             ("correct_bytes", pa.bool_()),
