@@ -35,11 +35,12 @@ class Encoder(Protocol):
 def encoder_for(tokenizer: "PreTrainedTokenizerFast", threads: int | None = None) -> Encoder:
     """The fastest encoder that gives the library's ids for this tokenizer; says so where that is the library itself."""
     library = LibraryEncoder(tokenizer)
-    parsed = _parse(tokenizer)
-    if isinstance(parsed, str):
-        say(f"encoding through the tokenizer library: {parsed}")
+    vocabulary, name = parse_vocabulary(tokenizer), parse_pretokenizer(tokenizer)
+    if isinstance(vocabulary, str) or name is None:
+        why = vocabulary if isinstance(vocabulary, str) else "its pretokenizer is none of ours"
+        say(f"encoding through the tokenizer library: {why}")
         return library
-    own = KernelEncoder(*parsed, threads=threads or thread_count())
+    own = KernelEncoder(name, vocabulary, threads=threads or thread_count())
     probes = probe_strings(tokenizer)
     for text, mine, theirs in zip(probes, own.encode(probes), library.encode(probes)):
         if mine.tolist() != theirs.tolist():
@@ -119,13 +120,22 @@ class KernelEncoder:
     def _encode(self, lane: int, texts: list[bytes]) -> "list[np.ndarray]":
         import numpy as np
 
-        from tokenization import encode_kernel, scanners, superword_kernel
+        from tokenization import scanners
 
         if not texts:
             return []
         data = np.frombuffer(bytearray().join(texts), np.uint8)
         text_ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
         ends = scanners.piece_ends(self.pretokenizer_name, data, np.unique(text_ends[text_ends > 0]))
+        ids, id_ends = self.encode_pieces(data, ends, lane)
+        # A text ends where its last piece does.
+        at = np.concatenate([[0], id_ends])[np.searchsorted(ends, text_ends, side="right")]
+        return np.split(ids[: at[-1] if len(at) else 0], at[:-1])
+
+    def encode_pieces(self, data: "np.ndarray", ends: "np.ndarray", lane: int = 0) -> "tuple[np.ndarray, np.ndarray]":
+        """Ids of pieces (uint8 joined, their int64 ends), each as if alone, and where each piece's ids end."""
+        from tokenization import encode_kernel, superword_kernel
+
         ids, id_ends, self.parts[lane] = encode_kernel.encode_chunks(
             self.words, self.parts[lane], data, ends, encode_kernel.MAX_PARTS // self.threads
         )
@@ -136,13 +146,11 @@ class KernelEncoder:
             )
         if self.superwords is not None:
             superword_kernel.merge_ids(self.superwords, self.neighbours, ids, id_ends)
-        # A text ends where its last piece does.
-        at = np.concatenate([[0], id_ends])[np.searchsorted(ends, text_ends, side="right")]
-        return np.split(ids[: at[-1] if len(at) else 0], at[:-1])
+        return ids, id_ends
 
 
-def _parse(tokenizer: "PreTrainedTokenizerFast") -> tuple[str, Vocabulary] | str:
-    """The pretokenizer's name and the vocabulary, or why our own encoder cannot take this tokenizer."""
+def parse_vocabulary(tokenizer: "PreTrainedTokenizerFast") -> Vocabulary | str:
+    """The merges and tokens of a byte-level BPE that takes text as it is, or what else the tokenizer does."""
     import numpy as np
 
     backend = tokenizer.backend_tokenizer
@@ -165,9 +173,6 @@ def _parse(tokenizer: "PreTrainedTokenizerFast") -> tuple[str, Vocabulary] | str
         return "it normalizes text"
     if any(not token["special"] for token in data["added_tokens"]):
         return "it has added tokens that are matched in text"
-    name = _pretokenizer_name(data["pre_tokenizer"])
-    if name is None:
-        return "its pretokenizer is none of ours"
     vocab: dict[str, int] = model["vocab"]
     alphabet = byte_alphabet()
     if any(char not in vocab for char in alphabet):
@@ -187,10 +192,11 @@ def _parse(tokenizer: "PreTrainedTokenizerFast") -> tuple[str, Vocabulary] | str
         tokens[vocab[token]] = bytes(to_byte[char] for char in token)
     byte_ids = np.array([vocab[char] for char in alphabet], np.int32)
     joins = (rank for rank, (left, right) in enumerate(merges) if "Ġ" in (left + right).lstrip("Ġ"))
-    return name, Vocabulary(byte_ids, rows, tokens, next(joins, len(merges)))
+    return Vocabulary(byte_ids, rows, tokens, next(joins, len(merges)))
 
 
-def _pretokenizer_name(step: Any) -> str | None:
+def parse_pretokenizer(tokenizer: "PreTrainedTokenizerFast") -> str | None:
+    """The name of a tokenizer's pretokenizer, or None where it is none of ours."""
     from tokenizers import Tokenizer, models
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -199,6 +205,7 @@ def _pretokenizer_name(step: Any) -> str | None:
         shell.pre_tokenizer = made
         return json.loads(shell.to_str())["pre_tokenizer"]
 
+    step = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"]
     if step == as_json(ByteLevel(add_prefix_space=False, use_regex=True)):
         return "gpt2"
     return next((name for name in NAMES if step == as_json(pretokenizer(name))), None)
