@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from evaluation.encoding import Encoded
     from evaluation.tasks.generate import Item
 
-FORMAT = 1
+FORMAT = 2
 TASK_BYTES = 4_000_000  # tasks are made from this much of the test split at most
 _SAMPLE_BYTES = 200
 _PROMPT_BYTES = 200

@@ -17,7 +17,7 @@ FORMATS = {
     "tokenizer": 2,
     "encode": 2,
     "pretrain": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "reference": 1,
     "report": 1,
     "comparison": 1,
