@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from evaluation import tables
 from evaluation.cells import signed, span
 from evaluation.curves import Curve, Curves
+from evaluation.document_tables import position_names
 from evaluation.gather import BITS_PER_BYTE, REFERENCES
 from evaluation.stats import INTERVAL
 
@@ -67,6 +68,7 @@ def all_figures(results: Mapping[str, Any], curves: Curves) -> dict[str, Picture
             "cost_prefill": _cost(results, "prefill"),
             "cost_decode": _cost(results, "decode"),
             "domains": _domains(results),
+            "positions": _positions(results),
         }
         for x, index in (("flops", 0), ("bytes", 1)):
             for part in ("validation", "train"):
@@ -281,6 +283,37 @@ def _domains(results: Mapping[str, Any]) -> Picture | None:
         "Bars are 95% intervals of Δ, one domain at a time."
     )
     return Picture("Difference to the baseline by domain", caption, _svg(figure, "domains"))
+
+
+def _positions(results: Mapping[str, Any]) -> Picture | None:
+    """Bits per byte against how much of the document came before: seeds as dots, a line through their means."""
+    arms = results["arms"]
+    bins = position_names(results)
+    if len(bins) < 2:
+        return None
+    figure, axes = _axes(7.6, 3.2, left=0.085, right=1 - _label_room(arms), bottom_in=0.62)
+    step = min(0.09, 0.5 / len(arms))
+    for place, (name, arm) in enumerate(arms.items()):
+        colour, marker = _look(results, name)
+        shift = (place - (len(arms) - 1) / 2) * step
+        xs = [i + shift for i in range(len(bins))]
+        axes.plot(xs, [arm["positions"][b]["mean"] for b in bins], color=colour, linewidth=1.2, alpha=0.8)
+        for x, b in zip(xs, bins):
+            values = list(arm["positions"][b]["values"].values())
+            axes.plot([x] * len(values), values, marker=marker, linestyle="none", markersize=5, color=colour, alpha=0.8)
+    bottom, top = axes.get_ylim()
+    ends = sorted((arm["positions"][bins[-1]]["mean"], name) for name, arm in arms.items())
+    heights = _spread([y for y, _ in ends], 0.075 * (top - bottom), bottom, top)
+    for (_, name), y in zip(ends, heights):
+        colour = _look(results, name)[0]
+        axes.text(
+            1.015, y, _short(name), transform=axes.get_yaxis_transform(), color=colour, va="center", fontweight="bold"
+        )
+    axes.set_xticks(range(len(bins)), bins)
+    axes.set_xlabel("bytes of the document before the scored byte")
+    axes.set_ylabel("bits per byte")
+    caption = "Dots are seeds, lines join means. The same bytes for every arm in each bin; k is 1,024 bytes."
+    return Picture("How the score depends on how much text came before", caption, _svg(figure, "positions"))
 
 
 def _axes(

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evaluation import positions
 from evaluation.stats import Sample
 from isotok.errors import ConfigError, DataError
 from isotok.files import read_json
@@ -20,6 +21,7 @@ STAGES = ("corpus", "tokenizer", "encode", "pretrain", "evaluate")
 BITS_PER_BYTE = "bits_per_byte"
 TASK_METRICS = ("acc", "acc_bytes", "gold_bits_per_byte")
 DOCUMENT = "document"
+POSITION = "bytes "
 REFERENCES = {
     "byte_unigram": "byte unigram",
     "markov_2": "order-2 Markov",
@@ -139,7 +141,8 @@ def gather(spec: Mapping[str, Any]) -> Study:
 
 
 def sample(arm: Arm, metric: str, domain: str | None = None) -> Sample:
-    """A metric of one arm, item by item: `bits_per_byte`, or `TASK.METRIC` with one of TASK_METRICS."""
+    """A metric of one arm, item by item: `bits_per_byte`, `bytes BIN.bits_per_byte` for a bin of byte positions
+    (`position_bins`), or `TASK.METRIC` with one of TASK_METRICS."""
     columns = [_columns(run, metric, domain) for run in arm.runs]
     return Sample(
         seeds=arm.seeds,
@@ -156,6 +159,15 @@ def tasks(study: Study) -> list[str]:
 
 def tasks_without_items(study: Study) -> list[str]:
     return [name for name, row in _first_run(study).results.get("tasks", {}).items() if not row["n"]]
+
+
+def position_bins(study: Study) -> list[str]:
+    """Bins of byte positions that hold text, in order."""
+    return [row["position"] for row in _first_run(study).results["bpb"].get("by_position", [])]
+
+
+def position_metric(name: str) -> str:
+    return f"{POSITION}{name}.{BITS_PER_BYTE}"
 
 
 def domains(study: Study) -> list[str]:
@@ -275,7 +287,7 @@ def _scored_how(run: Run) -> dict[str, Any]:
 def _columns(run: Run, metric: str, domain: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(numerators, denominators, groups) of a metric's items in one run."""
     task, _, measure = metric.rpartition(".")
-    kind = DOCUMENT if metric == BITS_PER_BYTE else task
+    kind = DOCUMENT if measure == BITS_PER_BYTE else task
     chosen = run.items["kind"].to_numpy(zero_copy_only=False) == kind
     if domain is not None:
         chosen &= run.items["domain"].to_numpy(zero_copy_only=False) == domain
@@ -287,6 +299,14 @@ def _columns(run: Run, metric: str, domain: str | None) -> tuple[np.ndarray, np.
     )
     if metric == BITS_PER_BYTE:
         return _floats(rows, "nats") / math.log(2), _floats(rows, "bytes"), groups
+    if measure == BITS_PER_BYTE:
+        place = positions.labels().index(task.removeprefix(POSITION))
+        nats = np.array([bins[place] for bins in rows["position_nats"].to_pylist()], dtype=np.float64)
+        return (
+            nats / math.log(2),
+            np.array([positions.bytes_in_bins(n)[place] for n in rows["bytes"].to_pylist()]),
+            groups,
+        )
     if measure == "gold_bits_per_byte":
         # These nats may cover a few bytes of context before the answer (back-off), and `bytes` counts them.
         return _floats(rows, "nats") / math.log(2), _floats(rows, "bytes"), groups

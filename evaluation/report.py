@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evaluation import caveats, curves, figures, tables
+from evaluation.document_tables import document_tables
 from evaluation.gather import (
     BITS_PER_BYTE,
     DOCUMENT,
@@ -29,6 +30,8 @@ from evaluation.gather import (
     domains,
     gather,
     merged_items,
+    position_bins,
+    position_metric,
     sample,
     tasks,
 )
@@ -126,7 +129,7 @@ def render(results: Mapping[str, Any], lines: curves.Curves) -> str:
         .get_template("report.html.j2")
         .render(
             results=results,
-            tables=tables.all_tables(results),
+            tables=tables.all_tables(results) | document_tables(results),
             figures=figures.all_figures(results, lines),
             top=tables.top_box(results),
             samples=_samples(results),
@@ -168,6 +171,7 @@ def _arm(study: Study, arm: Arm, lines: curves.Curves) -> dict[str, Any]:
         "transform": first.transform,
         "bits_per_byte": asdict(estimate(sample(arm, BITS_PER_BYTE))),
         "domains": {d: asdict(estimate(sample(arm, BITS_PER_BYTE, d))) for d in domains(study)},
+        "positions": {p: asdict(estimate(sample(arm, position_metric(p)))) for p in position_bins(study)},
         "tasks": task_rows,
         "quantities": _quantities(arm),
         "loss_falling": curves.still_falling(lines[arm.name]),
@@ -228,6 +232,7 @@ def _quantities(arm: Arm) -> dict[str, Any]:
         "targets_per_update": mean("targets_per_update"),
         "warmup_share": mean("warmup_share"),
         "long_windows": first.results.get("bpb", {}).get("long_windows"),
+        "separator_nats": _separator_nats(arm),
         "rows": mean("rows"),
         "parameters_total": mean("parameters", "total"),
         "parameters_body": mean("parameters", "body"),
@@ -245,6 +250,14 @@ def _quantities(arm: Arm) -> dict[str, Any]:
         "test_groups": len(documents["group"].unique()),
         "leak_share": first.corpus.get("leak_share"),
     }
+
+
+def _separator_nats(arm: Arm) -> float | None:
+    """Of the end-of-text that closes a document, mean over documents and seeds."""
+    figures = [run.results["bpb"] for run in arm.runs]
+    if any(row.get("separator_nats") is None or not row.get("documents") for row in figures):
+        return None
+    return sum(float(row["separator_nats"]) / row["documents"] for row in figures) / len(figures)
 
 
 def _comparisons(study: Study) -> list[dict[str, Any]]:
@@ -267,6 +280,7 @@ def _comparisons(study: Study) -> list[dict[str, Any]]:
     families: list[list[tuple[str, str | None, bool]]] = [
         [(BITS_PER_BYTE, None, True)],
         [(BITS_PER_BYTE, domain, True) for domain in domains(study)],
+        [(position_metric(name), None, True) for name in position_bins(study)],
         [(f"{task}.acc_bytes", None, False) for task in tasks(study)],
         [(f"{task}.gold_bits_per_byte", None, True) for task in tasks(study)],
     ]

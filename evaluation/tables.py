@@ -16,7 +16,6 @@ def all_tables(results: Mapping[str, Any]) -> dict[str, Table]:
         "leaderboard": leaderboard(results),
         "comparisons": comparisons(results),
         "quantities": quantities(results),
-        "domains": domain_table(results),
         "tasks": task_table(results),
         "falling": falling(results),
         "differences": differences(results),
@@ -258,6 +257,7 @@ def quantities(results: Mapping[str, Any]) -> Table:
         ("bytes a token on test text", "bytes_per_token", lambda v: number(v, 2)),
         ("test windows longer than trained on", "long_windows", share),
         ("test documents", "test_documents", count),
+        ("nats of the closing end-of-text, a document (not in bits/byte)", "separator_nats", lambda v: number(v, 2)),
         ("groups held out for test", "test_groups", count),
         ("test shingles found in training text", "leak_share", lambda v: MISSING if v is None else f"{v:.2%}"),
     )
@@ -280,27 +280,6 @@ def quantities(results: Mapping[str, Any]) -> Table:
         "One quantity can be held equal; the others follow. Means over seeds. Last column: largest over smallest.",
         (("quantity", ""), *((name, "") for name in arms), ("spread", "largest / smallest")),
         tuple(rows),
-    )
-
-
-def domain_table(results: Mapping[str, Any]) -> Table:
-    arms = results["arms"]
-    rows = []
-    for domain in next(iter(arms.values()))["domains"]:
-        cells = [Cell(domain)]
-        for name, arm in arms.items():
-            difference = against_baseline(results, BITS_PER_BYTE, name, domain)
-            if difference is None or difference["rule"] == ONE_SEED:
-                note = "baseline" if name == results["baseline"] else ONE_SEED
-            else:
-                note = f"Δ {signed(difference['delta'])} {span(difference['interval'])}"
-            cells.append(Cell(number(arm["domains"][domain]["mean"]), arm["domains"][domain]["mean"], note=note))
-        rows.append(tuple(cells))
-    return Table(
-        "Bits per byte by domain, mean over seeds; below it Δ to the baseline with its 95% interval (exploratory).",
-        (("domain", ""), *((name, "") for name in arms)),
-        tuple(rows),
-        sortable=True,
     )
 
 

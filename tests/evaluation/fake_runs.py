@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evaluation import positions
 from evaluation.report import write_report
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -206,6 +207,9 @@ def _evaluate(folder: Path, arm: dict[str, Any], value: float, rng: np.random.Ge
         }
         for i in range(n_documents)
     ]
+    for row in rows:  # a document's beginning is the hardest
+        parts = positions.bytes_in_bins(row["bytes"]) * (1.0 + np.array([0.5, 0.2, 0.1, 0, 0, 0]))
+        row["position_nats"] = (row["nats"] * parts / parts.sum()).tolist()
     documents = list(rows)
     tasks: dict[str, Any] = {}
     for task, (chance, gain, seed_sd) in TASKS.items():
@@ -258,6 +262,7 @@ def _evaluate(folder: Path, arm: dict[str, Any], value: float, rng: np.random.Ge
                 "tokens": sum(r["tokens"] for r in documents),
                 "documents": n_documents,
                 "separator_nats": 270.0,
+                "by_position": positions.pool([r["position_nats"] for r in documents], [r["bytes"] for r in documents]),
                 "by_domain": {d: pool([r for r in documents if r["domain"] == d]) for d in domains},
             },
             "intrinsic": {
@@ -279,6 +284,7 @@ def _evaluate(folder: Path, arm: dict[str, Any], value: float, rng: np.random.Ge
     whole_columns = dict.fromkeys(("bytes", "tokens", "gold"), pa.int64())
     real_columns = dict.fromkeys(("nats", "separator_nats"), pa.float64())
     other_columns = {
+        "position_nats": pa.list_(pa.float64()),
         "correct": pa.bool_(),
         "correct_bytes": pa.bool_(),
         "choice_nats": pa.list_(pa.float64()),

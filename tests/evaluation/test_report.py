@@ -183,7 +183,7 @@ def test_tables_and_curves_are_there_without_scripts(report: Report) -> None:
         "learning rate",
     ):
         assert quantity in first_cells
-    assert sum(tag == "svg" for tag, _ in page.tags) == 9
+    assert sum(tag == "svg" for tag, _ in page.tags) == 10
     hidden = [attributes for _, attributes in page.tags if "hidden" in attributes]
     assert all(attributes.get("class") == "toggle" for attributes in hidden)
     for text in ("bpe", "superbpe"):
@@ -256,6 +256,26 @@ def test_wrong_specs_are_refused(tmp_path: Path) -> None:
         gather({**spec, "arms": [*spec["arms"], spec["arms"][0]]})
     with pytest.raises(DataError, match="no finished run"):
         gather({**spec, "arms": [*spec["arms"], {"name": "late", "overrides": [], "runs": []}]})
+
+
+def test_positions_add_up_and_are_compared_with_the_baseline(report: Report) -> None:
+    results, html, out = report()
+    items = pq.read_table(out / "items.parquet").to_pylist()
+    for name, arm in results["arms"].items():
+        assert set(arm["positions"]) == {"0-64", "64-256", "256-1k", "1k-4k", "4k-16k"}
+        own = [r for r in items if r["arm"] == name and r["seed"] == 1 and r["kind"] == "document"]
+        bits = sum(r["position_nats"][1] for r in own) / math.log(2)
+        size = sum(min(r["bytes"], 256) - 64 for r in own)
+        assert arm["positions"]["64-256"]["values"]["1"] == pytest.approx(bits / size)
+        assert arm["positions"]["0-64"]["mean"] > arm["positions"]["4k-16k"]["mean"]
+    page = Page(html)
+    row = next(row for row in page.rows if row and row[0] == "64-256")
+    compared = [c for c in results["comparisons"] if c["metric"] == "bytes 64-256.bits_per_byte"]
+    assert {c["arms"][0] for c in compared} == set(results["arms"]) - {"bpe"}
+    assert row[2] == f"{results['arms']['bpe']['positions']['64-256']['mean']:.3f}baseline"
+    assert row[3].startswith(f"{results['arms']['superbpe']['positions']['64-256']['mean']:.3f}Δ")
+    separator = next(row for row in page.rows if row and row[0].startswith("nats of the closing end-of-text"))
+    assert separator[1] == "3.00"
 
 
 def test_one_seed_and_two_seeds(report: Report) -> None:
