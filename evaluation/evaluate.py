@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from isotok.errors import ConfigError, DataError
+from isotok.errors import DataError
 from isotok.files import hash_key, write_json
 from isotok.progress import progress, say
 from isotok.recipe import Field, recipe
@@ -105,6 +105,7 @@ def evaluate(
 def _evaluate(
     recipe: Evaluation, model_dir: Path, corpus: Path, context_bytes: int, out: Path, device: str
 ) -> dict[str, Any]:
+    from evaluation.checkpoint import check_vocabulary, load_model
     from evaluation.documents import score_documents
     from evaluation.encoding import TextEncoder
     from evaluation.harness import IsotokLM
@@ -118,8 +119,7 @@ def _evaluate(
     tokenizer = load_tokenizer(model_dir)
     model = load_model(model_dir, device)
     encoder = TextEncoder(tokenizer)
-    if len(encoder.bytes) > model.config.vocab_size:
-        raise DataError(f"{model_dir}: the tokenizer has {len(encoder.bytes)} ids, the model {model.config.vocab_size}")
+    check_vocabulary(model, tokenizer, f"{model_dir}")
 
     encoded = [encoder(d.text, f"test document {d.id}") for d in documents]
     total = sum(e.n_bytes for e in encoded)
@@ -152,27 +152,6 @@ def _evaluate(
     write_items(rows, out / "items.parquet")
     write_json(out / "results.json", results)
     return results
-
-
-def load_model(model_dir: Path, device: str) -> Any:
-    """The checkpoint in float32, ready to score. Local files only, no code from the folder."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device={device}: no CUDA device here; use auto or cpu")
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{model_dir}: transformers cannot load this model ({error})") from error
-    finally:
-        if bar:
-            logging.enable_progress_bar()
-    return model.to(name).eval()
 
 
 def sample_prompts(documents: Sequence[Any], n: int) -> list[str]:

@@ -1,34 +1,47 @@
 """The lm-eval model class: text in, numbers out, safe for tokens that span word boundaries.
 
 How a pair is scored is said by a *method* of `evaluation.likelihood`. Every row starts with the end-of-text separator,
-as in training. No answers are cached.
+as in training. No answers are cached. Once this module is imported, lm-eval knows the class as `model="isotok"`;
+`isotok lm-eval` is lm-eval's own command line with that import done.
 """
 
-import codecs
-from collections.abc import Sequence
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import lm_eval.models  # noqa: F401  # lm-eval fills its registry only while it is empty: before we add to it
 import numpy as np
-import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from lm_eval.utils import simple_parse_args_string
 
+from evaluation.checkpoint import check_vocabulary, load_checkpoint
 from evaluation.documents import score_documents
 from evaluation.forward import max_positions
+from evaluation.generation import Options, follow, read_options
 from evaluation.likelihood import Likelihood, PairScore, Scoring
-from isotok.errors import ConfigError
+from evaluation.ranks import Ranks, join_ranks, own_device
+from isotok.errors import ConfigError, DataError
 from isotok.keyed import keyed_rng
+from isotok.progress import progress, say, set_label
 
-BYTES_PER_GENERATED_TOKEN = 4  # a task's max_gen_toks becomes a byte budget that is equal for all tokenizers
+# Text that is scored between two signs of progress: many batches, so that few rows are padded.
+_CHUNK_BYTES = 2**20
+_ARGUMENTS = ("pretrained", "tokenizer", "context_bytes", "scoring", "device", "dtype", "seed")
 
 
+@register_model("isotok")
 class IsotokLM(LM):
     """A causal LM and its tokenizer for lm-eval.
 
     context_bytes: pairs longer than this lose the left of their context, by bytes and not by tokens, so that every
-        tokenizer sees the same text; also the window of `loglikelihood_rolling`.
+        tokenizer sees the same text (`likelihood.shortened` counts them); also the window of `loglikelihood_rolling`.
     seed: key of sampling, with the prompt.
-    After a run, `pair_scores[task, doc_id, context, continuation]` tells what was scored.
+    ranks: this process among those that share the work; lm-eval deals out documents, and rank 0 has the results.
+    After a run, `pair_scores[task, doc_id, context, continuation]` tells what was scored (by this rank).
     """
 
     def __init__(
@@ -40,8 +53,10 @@ class IsotokLM(LM):
         scoring: Scoring = "backoff",
         seed: int = 1234,
         name: str = "",
+        ranks: Ranks = Ranks(),  # noqa: B008  # frozen
     ):
         super().__init__()
+        check_vocabulary(model, tokenizer, name or "tokenizer")
         self.likelihood = Likelihood(model, tokenizer, context_bytes=context_bytes, method=scoring)
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -49,10 +64,59 @@ class IsotokLM(LM):
         self.context_bytes = context_bytes
         self.seed = seed
         self.name = name
+        self.ranks = ranks
         self.pair_scores: dict[tuple[Any, ...], PairScore] = {}
+        self._rank, self._world_size = ranks.rank, ranks.size
+        self._device = next(model.parameters()).device
         self._encoder = self.likelihood.encoder
         self._limit = max_positions(model)
-        self._device = next(model.parameters()).device
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> "IsotokLM":
+        """lm-eval's way in: `pretrained=RUN/model,context_bytes=512,...`, see `create_from_arg_obj`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
+    ) -> "IsotokLM":
+        """A checkpoint by name. Joins the other processes if a launcher started several.
+
+        pretrained: folder of a checkpoint (local; code in it is not run). tokenizer: folder, default the same.
+        context_bytes: default is what the checkpoint was trained with, from the run.json beside it. scoring, seed: as
+        for the class. device: `auto`, `cpu`, `cuda`. dtype: float32 (default), bfloat16, float16, auto.
+        Batch sizes of lm-eval's are left aside: batches are cut by tokens. Other arguments are refused.
+        """
+        given = {**arg_dict, **{k: v for k, v in (additional_config or {}).items() if v is not None}}
+        if given.pop("batch_size", 1) not in (1, "1", "auto") or given.pop("max_batch_size", None) is not None:
+            say("isotok's model class cuts batches by tokens; batch_size and max_batch_size are left aside")
+        if given.pop("trust_remote_code", False):
+            raise ConfigError("trust_remote_code: isotok's model class runs no code of a checkpoint's folder")
+        for key in given:
+            if key not in _ARGUMENTS:
+                raise ConfigError(f"model argument {key}: unknown (there are {', '.join(_ARGUMENTS)})")
+        if "pretrained" not in given:
+            raise ConfigError("model argument pretrained=FOLDER is missing: the folder of a checkpoint")
+        ranks = join_ranks()
+        if ranks.size > 1:
+            set_label(f"rank {ranks.rank}")
+        folder = Path(str(given["pretrained"]))
+        loaded = load_checkpoint(
+            folder,
+            Path(str(given["tokenizer"])) if "tokenizer" in given else None,
+            _positive(given["context_bytes"], "context_bytes") if "context_bytes" in given else None,
+            own_device(str(given.get("device", "auto"))),
+            given.get("dtype", "float32"),
+        )
+        rest = {key: given[key] for key in ("scoring", "seed") if key in given}
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            context_bytes=loaded.context_bytes,
+            name=str(folder),
+            ranks=ranks,
+            **rest,
+        )
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval stores beside its results."""
@@ -65,94 +129,152 @@ class IsotokLM(LM):
             "context_bytes": self.context_bytes,
         }
 
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Refused: lm-eval's cache of answers knows the question and not the model."""
+        raise ConfigError(
+            "use_cache: refused, because lm-eval keys cached answers by the question alone: another checkpoint or "
+            "tokenizer would be given this one's answers. Leave it out"
+        )
+
+    def all_gather(self, tensor: Any) -> Any:
+        return self.ranks.all_gather(tensor)
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        return self.ranks.gather_object(obj, dst)
+
+    def barrier(self) -> None:
+        self.ranks.barrier()
+
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """(log-probability, is greedy) of each (context, continuation), in order; (0.0, True) of an empty one."""
+        """(log-probability, is greedy) of each (context, continuation), in order.
+
+        An empty continuation has (0.0, True). Requests of one document with the same context are the choices of one
+        item, which share a cut; so do requests of no document (a direct call) with the same context. Raises DataError
+        naming task and document where a text cannot be scored or the checkpoint gives NaN.
+        """
         groups: dict[tuple[Any, ...], list[int]] = {}
         for i, request in enumerate(requests):
             # The choices of one item share a cut. Same context, another item: another cut.
             groups.setdefault((request.task_name, request.doc_id, request.args[0]), []).append(i)
-        items = [(context, [requests[i].args[1] for i in members]) for (*_, context), members in groups.items()]
-        scores = [PairScore(0.0, True, 0, 0)] * len(requests)
-        for members, own in zip(groups.values(), self.likelihood.score(items)):
-            for i, score in zip(members, own):
-                scores[i] = score
-        for request, score in zip(requests, scores):
-            self.pair_scores[request.task_name, request.doc_id, *request.args] = score
-        return [(-score.nats, score.greedy) for score in scores]
+        scores: dict[int, PairScore] = {}
+        with progress("log-likelihoods", len(requests), "requests") as advance:
+            for chunk in _chunks(groups, requests):
+                items = [(key[-1], [requests[i].args[1] for i in members]) for key, members in chunk]
+                names = [_name(requests[members[0]], members[0]) for _, members in chunk]
+                for name, (_, members), own in zip(names, chunk, self._score(items, names)):
+                    for i, score in zip(members, own):
+                        _refuse_nan(score.nats, name)
+                        scores[i] = score
+                advance(sum(len(members) for _, members in chunk))
+        for i, request in enumerate(requests):
+            self.pair_scores[request.task_name, request.doc_id, *request.args[:2]] = scores[i]
+        return [(-scores[i].nats, scores[i].greedy) for i in range(len(requests))]
+
+    def _score(self, items: Sequence[tuple[str, list[str]]], names: Sequence[str]) -> list[list[PairScore]]:
+        try:
+            return self.likelihood.score(items)
+        except DataError as error:
+            for item, name in zip(items, names):  # which one was it?
+                with _named(name):
+                    self.likelihood.score([item])
+            raise error
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Log-probability of each text after the separator, in the windows of `documents`."""
-        documents = [self._encoder(request.args[0], f"request {i}") for i, request in enumerate(requests)]
-        scores = score_documents(self.model, documents, self.context_bytes, self._encoder.eos_id)
+        """Log-probability of each text after the separator, in the windows of `documents`; 0.0 of an empty one."""
+        names = [_name(request, i) for i, request in enumerate(requests)]
+        documents = [self._encoder(request.args[0], name) for request, name in zip(requests, names)]
+        with progress("rolling log-likelihoods", sum(d.n_bytes for d in documents), "B") as advance:
+            scores = score_documents(self.model, documents, self.context_bytes, self._encoder.eos_id, advance)
+        for score, name in zip(scores, names):
+            _refuse_nan(score.nats, name)
         return [-score.nats for score in scores]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Continuations, in order. Known keys: `until`, `max_gen_bytes` (or `max_gen_toks`, at 4 bytes each),
-        `do_sample`, `temperature`. Others that would change the text are refused."""
+        """Continuations, in order; see `generation.read_options` for the options. All are read before the first text
+        is made."""
+        options = [read_options(request.args[1]) for request in requests]
         texts = []
-        for request in requests:
-            context, options = request.args[0], dict(request.args[1])
-            until = options.pop("until", None) or []
-            tokens = options.pop("max_gen_toks", 64)
-            budget = int(options.pop("max_gen_bytes", BYTES_PER_GENERATED_TOKEN * tokens))
-            temperature = float(options.pop("temperature", 0.0) or 0.0)
-            sample = bool(options.pop("do_sample", temperature > 0))
-            if options:
-                raise ConfigError(
-                    f"generation option {', '.join(sorted(options))}: not supported by isotok's model class"
-                )
-            stops = [until] if isinstance(until, str) else list(until)
-            texts.append(self.generate(context, budget, stops, temperature or 1.0 if sample else 0.0))
+        with progress("generation", len(requests), "texts") as advance:
+            for i, (request, own) in enumerate(zip(requests, options)):
+                with _named(_name(request, i)):
+                    texts.append(self._generate(request.args[0], own))
+                advance(1)
         return texts
 
-    @torch.inference_mode()
     def generate(self, prompt: str, max_bytes: int, stops: Sequence[str] = (), temperature: float = 0.0) -> str:
         """The text that follows the prompt: at most `max_bytes` bytes of whole characters, up to the first stop
         string (left out) or end of text. Greedy at temperature 0, else sampled with a key of (seed, prompt)."""
+        return self._generate(prompt, Options(max_bytes, tuple(stop for stop in stops if stop), temperature))
+
+    def _generate(self, prompt: str, options: Options) -> str:
         rng = keyed_rng(self.seed, "generate", prompt)
-        ids = [self._encoder.eos_id, *self._tail(self._ids(prompt), max_bytes)]
-        made = b""
-        cache = None
-        stop_bytes = [s.encode() for s in stops if s]
-        feed, used = ids, 0
-        while len(made) < max_bytes and not any(s in made for s in stop_bytes):
-            used += len(feed)
-            if self._limit is not None and used > self._limit:
-                break
-            tensor = torch.tensor([feed], device=self._device)
-            output = self.model(input_ids=tensor, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
-            token = _draw(output.logits[0, -1].float().cpu().numpy(), temperature, rng)
-            piece = self._encoder.bytes[token] if token < len(self._encoder.bytes) else b""
-            if not piece:  # end of text, or an id that stands for nothing
-                break
-            made += piece
-            feed = [token]
-        made = made[:max_bytes]
-        end = min((at for s in stop_bytes if (at := made.find(s)) >= 0), default=len(made))
-        return _whole_characters(made[:end])
+        ids = self._prompt_ids(prompt, options.max_bytes)
+        return follow(self.model, self._encoder, ids, options, rng, self._limit)
 
-    def _ids(self, text: str) -> list[int]:
-        return self._encoder(text, "prompt").ids.tolist()  # type: ignore[no-any-return]
-
-    def _tail(self, ids: list[int], reserve_bytes: int) -> list[int]:
-        """The end of a prompt's ids that leaves `reserve_bytes`, at most half, of the context free."""
+    def _prompt_ids(self, prompt: str, max_bytes: int) -> list[int]:
+        """What generation starts from: the separator and the end of E(prompt) that leaves `max_bytes`, at most half,
+        of the context free."""
+        ids: list[int] = self._encoder(prompt, "prompt").ids.tolist()
         sizes = self._encoder.lengths[ids]
-        room = max(self.context_bytes // 2, self.context_bytes - reserve_bytes)
+        room = max(self.context_bytes // 2, self.context_bytes - max_bytes)
         keep = int(np.searchsorted(np.cumsum(sizes[::-1]), room, side="right"))
         if self._limit is not None:
-            keep = min(keep, max(self._limit // 2, self._limit - 1 - reserve_bytes))
-        return ids[len(ids) - keep :]
+            keep = min(keep, max(self._limit // 2, self._limit - 1 - max_bytes))
+        return [self._encoder.eos_id, *ids[len(ids) - keep :]]
 
 
-def _draw(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
-    if temperature <= 0:
-        return int(logits.argmax())
-    scaled = logits.astype(np.float64) / temperature
-    cumulative = np.cumsum(np.exp(scaled - scaled.max()))
-    return int(min(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"), len(logits) - 1))
+def _chunks(
+    groups: Mapping[tuple[Any, ...], list[int]], requests: Sequence[Instance]
+) -> Iterator[list[tuple[tuple[Any, ...], list[int]]]]:
+    """Items in chunks of some `_CHUNK_BYTES`, longest first: rows of one chunk have similar lengths, and what does not
+    fit shows at once. The order depends on the texts and not on the order of requests."""
+
+    def size(entry: tuple[tuple[Any, ...], list[int]]) -> int:
+        key, members = entry
+        return sum(len(key[-1]) + len(requests[i].args[1]) for i in members)
+
+    def order(entry: tuple[tuple[Any, ...], list[int]]) -> tuple[Any, ...]:
+        key, members = entry
+        longest = max(len(requests[i].args[1]) for i in members)
+        return -len(key[-1]) - longest, key[-1], str(key[:2])
+
+    chunk: list[tuple[tuple[Any, ...], list[int]]] = []
+    filled = 0
+    for entry in sorted(groups.items(), key=order):
+        chunk.append(entry)
+        filled += size(entry)
+        if filled >= _CHUNK_BYTES:
+            yield chunk
+            chunk, filled = [], 0
+    if chunk:
+        yield chunk
 
 
-def _whole_characters(data: bytes) -> str:
-    """Decoded; a character cut off at the end is left out, bytes that never were one become U+FFFD."""
-    return codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=False)
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Puts a name in front of the DataErrors inside."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+
+
+def _name(request: Instance, at: int) -> str:
+    if request.task_name is None and request.doc_id is None:
+        return f"request {at}"
+    return f"task {request.task_name}, document {request.doc_id}"
+
+
+def _refuse_nan(nats: float, name: str) -> None:
+    if math.isnan(nats):
+        raise DataError(f"{name}: the checkpoint gives NaN; its weights or its precision (dtype=) are broken")
+
+
+def _positive(value: Any, key: str) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 2 or (number != value and str(number) != str(value)):
+        raise ConfigError(f"{key}={value}: must be a whole number of bytes, at least 2")
+    return number

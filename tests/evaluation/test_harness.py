@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,7 @@ class Scripted(torch.nn.Module):
     def __init__(self, script: bytes, vocabulary: int, eos: int, prompt: int):
         super().__init__()
         self.unused = torch.nn.Parameter(torch.zeros(1))
+        self.config = SimpleNamespace(vocab_size=vocabulary)
         self.script, self.vocabulary, self.eos, self.prompt = script, vocabulary, eos, prompt
         self.made = -1
 
@@ -185,7 +187,7 @@ def test_sampling_is_keyed_and_cached_steps_agree(byte_tokenizer: Any, make_mode
 def test_unknown_options_are_refused(byte_tokenizer: Any, make_model: Callable[..., Any]) -> None:
     lm = IsotokLM(make_model(byte_tokenizer), byte_tokenizer, context_bytes=512)
     with pytest.raises(ConfigError, match="top_k"):
-        lm.generate_until([Instance("generate_until", {}, ("a", {"top_k": 3}), 0)])
+        lm.generate_until([Instance("generate_until", {}, ("a", {"top_k": 3, "do_sample": True}), 0)])
     with pytest.raises(ConfigError, match="scoring"):
         IsotokLM(lm.model, byte_tokenizer, context_bytes=512, scoring="other")  # type: ignore[arg-type]
 
