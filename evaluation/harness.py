@@ -87,7 +87,10 @@ class IsotokLM(LM):
         for the class. device: `auto`, `cpu`, `cuda`. dtype: float32 (default), bfloat16, float16, auto.
         Batch sizes of lm-eval's are left aside: batches are cut by tokens. Other arguments are refused.
         """
-        given = {**arg_dict, **{k: v for k, v in (additional_config or {}).items() if v is not None}}
+        outside = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        if outside.get("device") == "cuda:0":  # the default of lm-eval's command line, on machines without CUDA too
+            outside["device"] = "auto"
+        given = {**outside, **arg_dict}
         if given.pop("batch_size", 1) not in (1, "1", "auto") or given.pop("max_batch_size", None) is not None:
             say("isotok's model class cuts batches by tokens; batch_size and max_batch_size are left aside")
         if given.pop("trust_remote_code", False):

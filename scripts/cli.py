@@ -45,6 +45,9 @@ Around it
               a text in the tokens of one or more tokenizers, under each other
   compare PATH ...
               tokenizers on the same text, as a table, HTML, CSV and JSON; nothing is trained
+  lm-eval ARGUMENTS
+              lm-eval's own command line, which knows checkpoints as `--model isotok` here
+              isotok lm-eval --model isotok --model_args pretrained=DIR/model --tasks NAME --include_path DIR
 
 Options
   --cfg job   print the composed config and stop
@@ -86,6 +89,11 @@ def _dispatch(arguments: list[str]) -> None:
         print(USAGE, end="")
         return
     command, *rest = arguments
+    if command == "lm-eval":  # its arguments are lm-eval's
+        from evaluation.lm_eval_cli import run_lm_eval
+
+        run_lm_eval(rest)
+        return
     if command in LOOKING:  # their arguments are paths and text, not config keys
         _look(command, rest)
         return
@@ -102,7 +110,7 @@ def _dispatch(arguments: list[str]) -> None:
     if command not in commands:
         import difflib
 
-        names = [*commands, *LOOKING]
+        names = [*commands, *LOOKING, "lm-eval"]
         close = difflib.get_close_matches(command, names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"{command}: no such command{hint} (commands: {', '.join(names)})")
