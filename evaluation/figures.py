@@ -291,7 +291,7 @@ def _positions(results: Mapping[str, Any]) -> Picture | None:
     bins = position_names(results)
     if len(bins) < 2:
         return None
-    figure, axes = _axes(7.6, 3.2, left=0.085, right=1 - _label_room(arms), bottom_in=0.62)
+    figure, axes = _axes(7.6, 3.2, left=0.1, right=1 - _label_room(arms), bottom_in=0.62)
     step = min(0.09, 0.5 / len(arms))
     for place, (name, arm) in enumerate(arms.items()):
         colour, marker = _look(results, name)
