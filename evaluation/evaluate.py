@@ -12,7 +12,6 @@ from isotok.recipe import Field, recipe
 if TYPE_CHECKING:
     from evaluation.documents import DocumentScore
     from evaluation.encoding import Encoded
-    from evaluation.tasks.generate import Item
 
 FORMAT = 2
 TASK_BYTES = 4_000_000  # tasks are made from this much of the test split at most
@@ -26,9 +25,12 @@ class Evaluation:
 
     scoring: how a choice is cut from its context, `backoff` or `naive` (see evaluation.harness).
     max_bytes: test text scored for bits per byte; whole documents, see `choose_documents`.
-    tasks: generated downstream tasks; items: questions in each (fewer where the test split yields fewer).
+    tasks: generated downstream tasks; items: questions in each (fewer where the test split yields fewer; tasks with
+        paradigms or variants have a multiple, see evaluation.tasks.generate.TASKS).
     samples: texts generated, max. 200 bytes each.
-    seed: key of items and samples; all arms share it.
+    segmentations: spans of test text, 16 to 24 bytes each, that are scored over all their segmentations (see
+        evaluation.stochastic); 0: none. For comparisons with arms trained under a stochastic transform.
+    seed: key of items, samples and spans; all arms share it.
     """
 
     scoring: Literal["backoff", "naive"] = "backoff"
@@ -36,6 +38,7 @@ class Evaluation:
     tasks: tuple[str, ...] = ("iso_cloze", "iso_wordorder", "iso_typo")
     items: Annotated[int, Field(ge=1)] = 200
     samples: Annotated[int, Field(ge=0)] = 3
+    segmentations: Annotated[int, Field(ge=0)] = 0
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -105,12 +108,14 @@ def evaluate(
 def _evaluate(
     recipe: Evaluation, model_dir: Path, corpus: Path, context_bytes: int, out: Path, device: str
 ) -> dict[str, Any]:
+    from evaluation import downstream, stochastic
     from evaluation.checkpoint import check_vocabulary, load_model
     from evaluation.documents import score_documents
     from evaluation.encoding import TextEncoder
     from evaluation.harness import IsotokLM
     from evaluation.intrinsic import intrinsic
     from evaluation.tasks.generate import generate_tasks
+    from evaluation.tasks.items import write_task_folder
     from tokenization import load_tokenizer
     from tokenization.corpus import read_documents
 
@@ -128,20 +133,21 @@ def _evaluate(
     bpb = _bpb(documents, scores, context_bytes)
     say(f"evaluate: {bpb['bits_per_byte']:.4f} bits per byte on {len(documents)} documents, {total / 1e3:,.0f} kB")
 
-    (out / "tasks").mkdir(parents=True, exist_ok=True)
-    tasks = generate_tasks(_up_to(test, TASK_BYTES), recipe.tasks, recipe.items, recipe.seed, out / "tasks")
+    tasks = generate_tasks(_up_to(test, TASK_BYTES), recipe.tasks, recipe.items, recipe.seed)
+    write_task_folder(out / "tasks", tasks, {"generator": "isotok", "seed": recipe.seed, "items": recipe.items})
     lm = IsotokLM(model, tokenizer, context_bytes=context_bytes, scoring=recipe.scoring, seed=recipe.seed)
-    task_results, task_rows = _run_tasks(lm, recipe, tasks, out / "tasks")
-    for name, figures in task_results.items():
-        if figures["n"]:
-            floor = f"chance {figures['chance']:.2f}, fewest tokens {figures['acc_fewest_tokens']:.2f}"
-            say(f"evaluate: {name} acc {figures['acc']:.3f} ({floor}), {figures['n']} items")
+    task_results, task_rows = downstream.run(lm, tasks)
 
-    rows = _document_rows(documents, encoded, scores) + task_rows
+    spans: list[dict[str, Any]] = []
+    if recipe.segmentations:
+        spans = stochastic.segmentation_rows(model, tokenizer, documents, encoded, recipe.segmentations, recipe.seed)
+
+    rows = _document_rows(documents, encoded, scores) + spans + task_rows
     results = {
         "format": FORMAT,
         "bpb": bpb,
         "intrinsic": intrinsic([e.ids for e in encoded], total, encoder.bytes),
+        "segmentations": stochastic.figures(spans) if spans else None,
         "tasks": task_results,
         "samples": [
             {"prompt": prompt, "text": lm.generate(prompt, _SAMPLE_BYTES, temperature=1.0)}
@@ -201,63 +207,6 @@ def _bpb(documents: Sequence[Any], scores: Sequence["DocumentScore"], context_by
     }
 
 
-def _run_tasks(
-    lm: Any, recipe: Evaluation, tasks: dict[str, list["Item"]], folder: Path
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """Figures by task, and one row per item."""
-    import math
-
-    from evaluation.documents import bits_per_byte
-    from evaluation.tasks.generate import CHANCE
-    from evaluation.tasks.run import run_tasks
-
-    ran = run_tasks(lm, tasks, folder)
-    figures: dict[str, dict[str, Any]] = {}
-    rows: list[dict[str, Any]] = []
-    for name, items in tasks.items():
-        figures[name] = {"n": len(items), "chance": CHANCE, "scoring": recipe.scoring}
-        if not items:
-            figures[name] |= dict.fromkeys(("acc", "acc_bytes", "acc_fewest_tokens", "gold_bits_per_byte", "version"))
-            say(f"evaluate: {name}: the test split yields no item; the task is missing")
-            continue
-        own = []
-        fewest = 0.0
-        for item, sample in zip(items, ran[name]["samples"]):
-            pairs = [lm.pair_scores[name, sample["doc_id"], item.context, choice] for choice in item.choices]
-            gold = pairs[item.gold]
-            # By the bytes that were scored: under back-off these hold a tail of the context, for superwords alone.
-            rates = [p.nats / p.n_bytes for p in pairs]
-            shortest = [i for i, p in enumerate(pairs) if p.n_tokens == min(q.n_tokens for q in pairs)]
-            fewest += (item.gold in shortest) / len(shortest)
-            own.append(
-                {
-                    "kind": name,
-                    "item": item.id,
-                    "group": item.group,
-                    "domain": item.domain,
-                    "item_hash": item.hash,
-                    "bytes": gold.n_bytes,
-                    "tokens": gold.n_tokens,
-                    "nats": gold.nats,
-                    "gold": item.gold,
-                    "correct": bool(sample["acc"]),
-                    "correct_bytes": rates.index(min(rates)) == item.gold,
-                    "choice_nats": [p.nats for p in pairs],
-                    "choice_bytes": [len(choice.encode()) for choice in item.choices],
-                }
-            )
-        figures[name] |= {key: ran[name][key] for key in ("acc", "version")}
-        figures[name]["acc_bytes"] = sum(row["correct_bytes"] for row in own) / len(own)
-        # What a model that knows nothing gets: every token equally likely, so the choice of fewest tokens wins. Above
-        # chance where the wrong choices are odd text, and different for each tokenizer.
-        figures[name]["acc_fewest_tokens"] = fewest / len(items)
-        figures[name]["gold_bits_per_byte"] = bits_per_byte(
-            math.fsum(r["nats"] for r in own), sum(r["bytes"] for r in own)
-        )
-        rows += own
-    return figures, rows
-
-
 def _document_rows(
     documents: Sequence[Any], encoded: Sequence["Encoded"], scores: Sequence["DocumentScore"]
 ) -> list[dict[str, Any]]:
@@ -283,7 +232,8 @@ def _document_rows(
 def write_items(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """One row per scored document or item. `nats` are positive; `bytes` of a task's row are what its gold choice's
     nats are over (with back-off that includes a tail of the context), `choice_bytes` the choices' own;
-    `position_nats` of a document are by bins of byte positions (evaluation.positions)."""
+    `position_nats` of a document are by bins of byte positions (evaluation.positions). Rows
+    of kind `segmentation` are spans with their three numbers (evaluation.stochastic)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -299,9 +249,19 @@ def write_items(rows: Sequence[dict[str, Any]], path: Path) -> None:
             ("nats", pa.float64()),
             ("separator_nats", pa.float64()),
             ("position_nats", pa.list_(pa.float64())),
+            ("canonicalised_nats", pa.float64()),
+            ("marginal_nats", pa.float64()),
+            ("marginal_nats_least", pa.float64()),
             ("gold", pa.int64()),
+            ("variant", pa.string()),
             ("correct", pa.bool_()),
             ("correct_bytes", pa.bool_()),
+            ("correct_pmi", pa.bool_()),
+            ("fewest_tokens", pa.float64()),
+            ("norm_correct_prob", pa.float64()),
+            ("greedy", pa.bool_()),
+            ("spans", pa.bool_()),
+            ("shortened", pa.bool_()),
             ("choice_nats", pa.list_(pa.float64())),
             ("choice_bytes", pa.list_(pa.int64())),
         ]

@@ -1,178 +1,62 @@
-"""Small downstream tasks made from held-out documents, the same for every tokenizer.
+"""The generated tasks, the same for every tokenizer: they depend on held-out documents and the seed alone.
 
-Each is a choice of one among four by likelihood. Choices end in a newline, which closes the right boundary: without
-it a superword model would lose the mass of the words that could follow. Items depend on the documents and the seed
-alone. Sentences are taken from single lines, as they stand.
+Text is taken as it stands. Every draw is keyed by (seed, task, item), so items do not depend on one another nor on the
+order of the documents. A change of items raises the task's version.
 """
 
-import re
-import string
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import Any
 
-from evaluation.tasks.items import Item, json_line
+from evaluation.tasks import arithmetic, minimal_pairs, prose, robustness, sentences, words
+from evaluation.tasks.items import Item, Normalization, TaskSet
 from isotok.errors import ConfigError
-from isotok.files import write_text
-from isotok.keyed import keyed_int, keyed_rng
-
-if TYPE_CHECKING:
-    import numpy as np
-
-CHOICES = 4
-CHANCE = 1 / CHOICES
-TERMINATOR = "\n"
-CLOZE_WORDS = 4
-_MIN_WORDS, _MAX_WORDS, _MAX_BYTES = 8, 40, 320
-_LETTERS = 0.75  # least share of letters and spaces: keeps tables, numbers and mark-up out
-_SENTENCE_END = re.compile(r"(?<=[.!?]) +")
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """Words with single spaces, standing in a line of a document; `before` is the line before it, or ""."""
+class Task:
+    """How a task is made.
 
-    id: str
-    document: Any
-    before: str
-    words: tuple[str, ...]
+    times: items for each one that is asked for. compare_methods: score it by every method there is.
+    """
 
-    @property
-    def text(self) -> str:
-        return " ".join(self.words)
-
-
-def sentences(documents: Iterable[Any]) -> Iterator[Sentence]:
-    """Sentence-like parts of lines: 8 to 40 words, at most 320 bytes, mostly letters, single spaces inside."""
-    for document in documents:
-        before = ""
-        for number, line in enumerate(document.text.split("\n")):
-            line = line.strip()
-            parts = [line] if len(line.encode()) <= _MAX_BYTES else _SENTENCE_END.split(line)
-            for part_number, part in enumerate(parts):
-                words = tuple(part.split(" "))
-                if "" not in words and _MIN_WORDS <= len(words) <= _MAX_WORDS and _is_prose(part):
-                    lead = before if part_number == 0 else ""
-                    yield Sentence(f"{document.id}:{number}:{part_number}", document, lead, words)
-            before = line if len(line.encode()) <= _MAX_BYTES else ""
+    make: Callable[[sentences.Source, int], Iterator[Item]]
+    normalization: Normalization = "bytes"
+    times: int = 1
+    compare_methods: bool = False
+    version: int = 1
 
 
-def _is_prose(text: str) -> bool:
-    good = sum(char.isalpha() or char == " " for char in text)
-    return good >= _LETTERS * len(text) and len(text.encode()) <= _MAX_BYTES and "\t" not in text
+TASKS: dict[str, Task] = {
+    "iso_cloze": Task(prose.cloze),
+    "iso_wordorder": Task(prose.wordorder),
+    "iso_typo": Task(prose.typo),
+    "iso_minpair": Task(minimal_pairs.minpair, normalization="none", times=5),
+    "iso_lastword": Task(prose.lastword),
+    "iso_spell": Task(words.spell),
+    "iso_charcount": Task(words.charcount),
+    "iso_reverse": Task(words.reverse),
+    "iso_arith": Task(arithmetic.arith),
+    "iso_robust": Task(robustness.robust, times=len(robustness.VARIANTS)),
+    "iso_boundary": Task(prose.boundary, normalization="none", times=2, compare_methods=True),
+}
+COMPARE_METHODS = frozenset(name for name, task in TASKS.items() if task.compare_methods)
 
 
-def generate_tasks(
-    documents: Sequence[Any], names: Sequence[str], items: int, seed: int, out: Path
-) -> dict[str, list[Item]]:
-    """Make `items` items (or as many as the documents yield) of each named task and write `out`/NAME.jsonl.
+def generate_tasks(documents: Sequence[Any], names: Sequence[str], items: int, seed: int) -> list[TaskSet]:
+    """Make `items` items of each named task, times the task's `times`, or as many as the documents yield.
 
     `documents` have `id`, `text`, `group`, `domain`. Same documents and seed: same items, byte for byte.
     """
     for name in names:
         if name not in TASKS:
             raise ConfigError(f"task {name!r}: unknown; there are {', '.join(TASKS)}")
-    # Equal sentences are one: a refrain must not be asked twice, nor be its own distractor.
-    every = sorted(sentences(documents), key=lambda sentence: sentence.id, reverse=True)
-    pool = list({sentence.words: sentence for sentence in every}.values())
-    made = {}
+    source = sentences.source(documents)
+    made = []
     for name in names:
-        ordered = sorted(pool, key=lambda sentence: (keyed_int(seed, name, sentence.id), sentence.id))
-        made[name] = list(_first(TASKS[name](ordered, seed), items))
-        lines = [json_line(item) for item in made[name]]
-        write_text(out / f"{name}.jsonl", "".join(line + "\n" for line in lines))
+        task = TASKS[name]
+        found = tuple(islice(task.make(source, seed), items * task.times))
+        reason = None if found else f"the test split yields no item ({len(source.sentences)} sentences fit for tasks)"
+        made.append(TaskSet(name, found, task.version, normalization=task.normalization, missing=reason))
     return made
-
-
-def _first(items: Iterator[Item], n: int) -> Iterator[Item]:
-    for item, _ in zip(items, range(n)):
-        yield item
-
-
-def _item(sentence: Sentence, context: str, gold: str, others: Sequence[str], rng: "np.random.Generator") -> Item:
-    place = int(rng.integers(CHOICES))
-    choices = list(others)
-    choices.insert(place, gold)
-    document = sentence.document
-    return Item(sentence.id, document.id, document.group, document.domain, context, tuple(choices), place)
-
-
-def cloze(ordered: Sequence[Sentence], seed: int) -> Iterator[Item]:
-    """The last four words of a sentence among the last four of three sentences of other documents.
-
-    The context is the line before (where there is one) and the sentence's beginning; choices start with their space.
-    """
-
-    def ending(sentence: Sentence) -> str:
-        return " " + " ".join(sentence.words[-CLOZE_WORDS:]) + TERMINATOR
-
-    for sentence in ordered:
-        rng = keyed_rng(seed, "iso_cloze", "choices", sentence.id)
-        chosen = [ending(sentence)]
-        for at in rng.permutation(len(ordered))[:64]:
-            other = ordered[int(at)]
-            if other.document.id != sentence.document.id and ending(other) not in chosen:
-                chosen.append(ending(other))
-            if len(chosen) == CHOICES:
-                break
-        if len(chosen) == CHOICES:
-            lead = sentence.before + "\n" if sentence.before else ""
-            context = lead + " ".join(sentence.words[:-CLOZE_WORDS])
-            yield _item(sentence, context, chosen[0], chosen[1:], rng)
-
-
-def wordorder(ordered: Sequence[Sentence], seed: int) -> Iterator[Item]:
-    """A sentence among three shuffles of its words, whole strings scored after the separator."""
-    for sentence in ordered:
-        rng = keyed_rng(seed, "iso_wordorder", "choices", sentence.id)
-        chosen = [sentence.text + TERMINATOR]
-        for _ in range(16):
-            shuffled = " ".join(sentence.words[int(i)] for i in rng.permutation(len(sentence.words))) + TERMINATOR
-            if shuffled not in chosen:
-                chosen.append(shuffled)
-            if len(chosen) == CHOICES:
-                yield _item(sentence, "", chosen[0], chosen[1:], rng)
-                break
-
-
-def typo(ordered: Sequence[Sentence], seed: int) -> Iterator[Item]:
-    """A sentence among three copies with one word misspelled: two letters swapped, or one replaced.
-
-    A misspelling is never a word of the documents that the sentences are from.
-    """
-    texts = {sentence.document.id: sentence.document.text for sentence in ordered}
-    known = {bare(word) for text in texts.values() for word in text.split()}
-    for sentence in ordered:
-        rng = keyed_rng(seed, "iso_typo", "choices", sentence.id)
-        places = [i for i, word in enumerate(sentence.words) if word.isascii() and word.isalpha() and len(word) >= 4]
-        chosen = [sentence.text + TERMINATOR]
-        for _ in range(16 if places else 0):
-            place = places[int(rng.integers(len(places)))]
-            word = misspelled(sentence.words[place], rng)
-            changed = " ".join((*sentence.words[:place], word, *sentence.words[place + 1 :])) + TERMINATOR
-            if bare(word) not in known and changed not in chosen:
-                chosen.append(changed)
-            if len(chosen) == CHOICES:
-                yield _item(sentence, "", chosen[0], chosen[1:], rng)
-                break
-
-
-def bare(word: str) -> str:
-    """Lower case without punctuation at the ends."""
-    return word.strip(string.punctuation).lower()
-
-
-def misspelled(word: str, rng: "np.random.Generator") -> str:
-    """Two neighbouring letters inside the word swapped, or one replaced; by chance it may be the word itself."""
-    at = int(rng.integers(1, len(word) - 2))
-    if rng.integers(2):
-        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
-    return word[:at] + string.ascii_lowercase[int(rng.integers(26))] + word[at + 1 :]
-
-
-TASKS: dict[str, Callable[[Sequence[Sentence], int], Iterator[Item]]] = {
-    "iso_cloze": cloze,
-    "iso_wordorder": wordorder,
-    "iso_typo": typo,
-}

@@ -6,6 +6,7 @@ are from and, for each: items, sha256 of its file, version, chance, normalizatio
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -118,7 +119,7 @@ def chance_of(items: Sequence[Item]) -> float | None:
     """The mean over items of 1 / number of choices; None without items and where every item has one choice."""
     if all(len(item.choices) == 1 for item in items):
         return None
-    return sum(1 / len(item.choices) for item in items) / len(items)
+    return math.fsum(1 / len(item.choices) for item in items) / len(items)
 
 
 def json_line(item: Item) -> str:

@@ -1,4 +1,4 @@
-"""Generated tasks through lm-eval's own evaluator, offline, without a trace in the process or the user's caches."""
+"""Tasks through lm-eval's own evaluator, offline, without a trace in the process or the user's caches."""
 
 import contextlib
 import io
@@ -6,11 +6,10 @@ import logging
 import os
 import random
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from evaluation.tasks.generate import Item
+from evaluation.tasks.items import TaskSet
 from isotok.errors import DataError
 
 _OFFLINE = {
@@ -21,23 +20,51 @@ _OFFLINE = {
 }
 
 
-def task_config(name: str, data: Path, cache: Path) -> dict[str, Any]:
-    """The task's YAML with its data file (absolute: lm-eval resolves paths against the working directory)."""
-    import yaml
+def task_config(task: TaskSet) -> dict[str, Any]:
+    """A task as lm-eval takes it. Tasks whose items all have one choice ask for its log-likelihood, others for the
+    likeliest choice. Fields are named rather than put in templates, which would read digits as numbers."""
+    chosen = task.chance is not None
+    mean = {"aggregation": "mean", "higher_is_better": True}
+    metrics = ("acc", "acc_bytes") if chosen else ("acc",)  # of one choice, `acc` is whether it is decoded greedily
+    return {
+        "task": task.name,
+        "custom_dataset": lambda **_: {"test": _dataset(task)},
+        "test_split": "test",
+        "output_type": "multiple_choice" if chosen else "loglikelihood",
+        "doc_to_text": "context",
+        "doc_to_target": "gold" if chosen else "target",
+        **({"doc_to_choice": "choices"} if chosen else {}),
+        "target_delimiter": "",  # choices bring their own space
+        "num_fewshot": 0,
+        "metric_list": [{"metric": metric, **mean} for metric in metrics],
+        "metadata": {"version": task.version},
+    }
 
-    config = yaml.safe_load((Path(__file__).parent / f"{name}.yaml").read_text())
-    config["dataset_kwargs"] = {"data_files": {"test": str(data.resolve())}, "cache_dir": str(cache)}
-    return dict(config)
+
+def _dataset(task: TaskSet) -> Any:
+    """With its types given: reading JSON would guess them, and take dates and numbers for something else than text."""
+    from datasets import Dataset, Features, List, Value
+
+    text = Value("string")
+    columns = {
+        "id": [item.id for item in task.items],
+        "context": [item.context for item in task.items],
+        "choices": [list(item.choices) for item in task.items],
+        "gold": [item.gold for item in task.items],
+        "target": [item.choices[item.gold] for item in task.items],
+    }
+    types = Features({"id": text, "context": text, "choices": List(text), "gold": Value("int64"), "target": text})
+    return Dataset.from_dict(columns, features=types)
 
 
-def run_tasks(lm: Any, tasks: dict[str, list[Item]], folder: Path) -> dict[str, dict[str, Any]]:
-    """Run `folder`/NAME.jsonl for each task; returns per task lm-eval's `acc`, `acc_bytes`, `version` and `samples`
-    (one per item, in item order). Tasks without items are left out."""
-    names = [name for name, items in tasks.items() if items]
-    if not names:
+def run_tasks(lm: Any, tasks: Sequence[TaskSet]) -> dict[str, list[dict[str, Any]]]:
+    """lm-eval's samples by task: one an item, in item order, with `doc_id` and `acc`. Tasks without items are left
+    out."""
+    asked = [task for task in tasks if task.items]
+    if not asked:
         return {}
     with (
-        tempfile.TemporaryDirectory(prefix="isotok-lm-eval-") as cache,
+        tempfile.TemporaryDirectory(prefix="isotok-lm-eval-") as empty,
         offline(),
         quiet() as log,
         kept_random_state(),
@@ -46,12 +73,11 @@ def run_tasks(lm: Any, tasks: dict[str, list[Item]], folder: Path) -> dict[str, 
         import lm_eval
         from lm_eval.tasks import TaskManager
 
-        configs = [task_config(name, folder / f"{name}.jsonl", Path(cache)) for name in names]
         try:
             output = lm_eval.simple_evaluate(
                 model=lm,
-                tasks=configs,
-                task_manager=TaskManager(include_path=str(Path(cache)), include_defaults=False),
+                tasks=[task_config(task) for task in asked],
+                task_manager=TaskManager(include_path=empty, include_defaults=False),
                 bootstrap_iters=0,
                 log_samples=True,
             )
@@ -61,17 +87,11 @@ def run_tasks(lm: Any, tasks: dict[str, list[Item]], folder: Path) -> dict[str, 
     if output is None:
         raise DataError("lm-eval returned nothing; it reports on rank 0 only")
     results = {}
-    for name in names:
-        samples = sorted(output["samples"][name], key=lambda sample: sample["doc_id"])
-        if [sample["doc"]["id"] for sample in samples] != [item.id for item in tasks[name]]:
-            raise DataError(f"task {name}: lm-eval scored other items than were generated")
-        values = output["results"][name]
-        results[name] = {
-            "acc": float(values["acc,none"]),
-            "acc_bytes": float(values["acc_bytes,none"]),
-            "version": output["versions"][name],
-            "samples": samples,
-        }
+    for task in asked:
+        samples = sorted(output["samples"][task.name], key=lambda sample: sample["doc_id"])
+        if [sample["doc"]["id"] for sample in samples] != [item.id for item in task.items]:
+            raise DataError(f"task {task.name}: lm-eval scored other items than it was given")
+        results[task.name] = samples
     return results
 
 
