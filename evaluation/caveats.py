@@ -44,7 +44,8 @@ def caveats(study: Study, results: Mapping[str, Any]) -> list[str]:
         if arm["transform"] not in ("", "NoTransform"):
             found.append(
                 f"{name} trained on varied tokenizations ({arm['transform']}) and is scored on the canonical one: "
-                "it also pays for probability it keeps for the others."
+                "it also pays for probability it keeps for the others"
+                + (" (how much: under Segmentations)." if arm["segmentations"] else ".")
             )
     groups = base["test_groups"]
     if groups < FEW_GROUPS:

@@ -1,4 +1,4 @@
-"""The report's tables of what whole documents were scored for: bits per byte by domain and by position."""
+"""The report's tables of scored text: bits per byte by domain, by position, over segmentations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,12 +6,17 @@ from typing import Any
 from evaluation import positions
 from evaluation.cells import Cell, Table, number, signed, span
 from evaluation.gather import BITS_PER_BYTE, position_metric
+from evaluation.segmentation_table import segmentation_table
 from evaluation.stats import ONE_SEED
 from evaluation.tables import against_baseline
 
 
 def document_tables(results: Mapping[str, Any]) -> dict[str, Table]:
-    return {"domains": domain_table(results), "positions": position_table(results)}
+    return {
+        "domains": domain_table(results),
+        "positions": position_table(results),
+        "segmentations": segmentation_table(results),
+    }
 
 
 def domain_table(results: Mapping[str, Any]) -> Table:
