@@ -89,8 +89,11 @@ def evaluate(
     out: Path,
     device: str = "auto",
     threads: int = 1,
+    benchmark: Path | None = None,
 ) -> dict[str, Any]:
     """Score the Hugging Face model and tokenizer in `model_dir` on the test split of `corpus`.
+
+    `benchmark` is a folder of further tasks (evaluation.benchmarks), asked like the generated ones.
 
     Writes `out`/results.json, items.parquet and tasks/*.jsonl; returns the content of results.json, which is the same
     for the same model, device kind and threads. Raises DataError where tokenizer or model cannot be compared.
@@ -100,13 +103,19 @@ def evaluate(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return _evaluate(recipe, model_dir, corpus, context_bytes, out, device)
+        return _evaluate(recipe, model_dir, corpus, context_bytes, out, device, benchmark)
     finally:
         torch.set_num_threads(before)
 
 
 def _evaluate(
-    recipe: Evaluation, model_dir: Path, corpus: Path, context_bytes: int, out: Path, device: str
+    recipe: Evaluation,
+    model_dir: Path,
+    corpus: Path,
+    context_bytes: int,
+    out: Path,
+    device: str,
+    benchmark: Path | None,
 ) -> dict[str, Any]:
     from evaluation import downstream, stochastic
     from evaluation.checkpoint import check_vocabulary, load_model
@@ -115,7 +124,7 @@ def _evaluate(
     from evaluation.harness import IsotokLM
     from evaluation.intrinsic import intrinsic
     from evaluation.tasks.generate import generate_tasks
-    from evaluation.tasks.items import write_task_folder
+    from evaluation.tasks.items import read_task_folder, write_task_folder
     from tokenization import load_tokenizer
     from tokenization.corpus import read_documents
 
@@ -136,7 +145,10 @@ def _evaluate(
     tasks = generate_tasks(_up_to(test, TASK_BYTES), recipe.tasks, recipe.items, recipe.seed)
     write_task_folder(out / "tasks", tasks, {"generator": "isotok", "seed": recipe.seed, "items": recipe.items})
     lm = IsotokLM(model, tokenizer, context_bytes=context_bytes, scoring=recipe.scoring, seed=recipe.seed)
-    task_results, task_rows = downstream.run(lm, tasks)
+    further = read_task_folder(benchmark) if benchmark else []
+    for name in {task.name for task in tasks} & {task.name for task in further}:
+        raise DataError(f"{benchmark}: task {name} is also generated here; leave it out of evaluation.tasks")
+    task_results, task_rows = downstream.run(lm, [*tasks, *further])
 
     spans: list[dict[str, Any]] = []
     if recipe.segmentations:

@@ -14,7 +14,7 @@ from isotok.errors import ConfigError, IsotokError
 from isotok.progress import say
 from isotok.recipe import OWN_PACKAGES
 
-STAGES = ("corpus", "tokenizer", "encode", "pretrain", "evaluate")
+STAGES = ("corpus", "tokenizer", "encode", "pretrain", "benchmark", "evaluate")
 LOOKING = ("show", "segment", "compare")
 
 USAGE = """\
@@ -33,6 +33,7 @@ One stage (and what it needs); the artefact's folder is the last line of stdout
   tokenizer   vocabulary learned from the training split
   encode      token ids
   pretrain    checkpoint at a fixed budget
+  benchmark   downstream tasks made elsewhere (benchmark=bigbench, olmes_cf, superbpe_list, folder), for all arms
   evaluate    bits per byte and small downstream tasks
   report      the comparison of an experiment as HTML, CSV, Markdown and JSON
 
@@ -48,6 +49,9 @@ Around it
   lm-eval ARGUMENTS
               lm-eval's own command line, which knows checkpoints as `--model isotok` here
               isotok lm-eval --model isotok --model_args pretrained=DIR/model --tasks NAME --include_path DIR
+  export-tasks benchmark=NAME out=DIR
+              the tasks as a folder for a machine without network, read there with
+              benchmark=folder benchmark.path=DIR
 
 Options
   --cfg job   print the composed config and stop
@@ -101,6 +105,7 @@ def _dispatch(arguments: list[str]) -> None:
         "run": _run,
         "plan": _plan,
         "report": _run,
+        "export-tasks": _export_tasks,
         "ls": _ls,
         "rm": _rm,
     }
@@ -192,7 +197,7 @@ def _look(command: str, arguments: list[str]) -> None:
 
 def _run(overrides: list[str], multirun: bool) -> None:
     from scripts.compose import build_experiment
-    from scripts.graph import Graph, ancestors
+    from scripts.graph import Graph, ancestors, has_benchmark
     from scripts.local import run_graph
     from scripts.store import Store
 
@@ -205,6 +210,7 @@ def _run(overrides: list[str], multirun: bool) -> None:
     if not store.has(target) and any(node.stage == "pretrain" for node in missing):
         # Data first, then every arm's budget, so that a bad one is refused before any training.
         data = [graph.encode(run) for run in experiment.runs()]
+        data += [graph.benchmark(run) for run in experiment.runs() if has_benchmark(run)]
         run_graph(data, store, jobs=jobs, threads=threads, plugins=experiment.plugins)
         from scripts.plan import plan_experiment, print_plan
 
@@ -252,6 +258,12 @@ def _stage(stage: str, overrides: list[str]) -> None:
     store = Store(Path(settings.store))
     run_graph([node], store, jobs=1, threads=run.engine.threads, plugins=settings.plugins)
     print(store.folder(node))
+
+
+def _export_tasks(arguments: list[str], multirun: bool) -> None:
+    from scripts.export_tasks import export_tasks
+
+    print(export_tasks(arguments))
 
 
 def _worker(arguments: list[str], multirun: bool) -> None:

@@ -13,7 +13,7 @@ from isotok.errors import ConfigError
 from isotok.recipe import Field, build, describe, recipe
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
-GROUPS = ("corpus", "tokenizer", "transform", "model", "budget", "training", "engine", "evaluation")
+GROUPS = ("corpus", "tokenizer", "transform", "model", "budget", "training", "engine", "evaluation", "benchmark")
 RUN_KEYS = ("seed", "store", "jobs", "plugins", "assume")
 EXPERIMENT_KEYS = ("arms", "seeds", "grid", "study")
 
@@ -64,6 +64,7 @@ class Run:
     training: Any
     engine: Any
     evaluation: Any
+    benchmark: Any
     seed: int
     assume: Assume
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
+from evaluation.benchmarks import NoBenchmark
 from evaluation.compare import Comparison
 from isotok.errors import ConfigError
 from isotok.files import hash_key
 from isotok.recipe import describe
-from scripts.compose import Experiment, Run
+from scripts.compose import Experiment, Run, group_options
 from scripts.store import Node
 
 # Bump a stage's format when the same recipe and inputs come to give another result or another layout.
@@ -17,6 +18,7 @@ FORMATS = {
     "tokenizer": 2,
     "encode": 2,
     "pretrain": 1,
+    "benchmark": 1,
     "evaluate": 2,
     "reference": 1,
     "report": 1,
@@ -74,9 +76,19 @@ class Graph:
     def evaluate(self, run: Run) -> Node:
         trained = self.pretrain(run)
         inputs = {"corpus": trained.inputs["corpus"], "tokenizer": trained.inputs["tokenizer"], "pretrain": trained}
+        if has_benchmark(run):
+            inputs["benchmark"] = self.benchmark(run)
         extra = {"context_bytes": run.budget.context_bytes}
         recipes = {"evaluation": run.evaluation}
         return _node("evaluate", trained.name, inputs, recipes, extra=extra, impl={"engine": describe(run.engine)})
+
+    def benchmark(self, run: Run) -> Node:
+        """Downstream tasks made elsewhere, shared by all arms. Raises ConfigError for benchmark=none."""
+        if not has_benchmark(run):
+            names = ", ".join(name for name in group_options("benchmark") if name != "none")
+            raise ConfigError(f"benchmark=none has no tasks; choose one of {names}")
+        extra = {"fingerprint": self._fingerprint(run.benchmark)}
+        return _node("benchmark", run.benchmark.label, {}, {"benchmark": run.benchmark}, extra=extra)
 
     def reference(self, run: Run) -> Node:
         corpus = self.corpus(run)
@@ -105,6 +117,10 @@ class Graph:
         for arm in experiment.arms:
             for seed, run in arm.runs.items():
                 inputs[f"{arm.name}/{seed}"] = self.evaluate(run)
+        asked = {node.inputs.get("benchmark") for node in inputs.values()}
+        if len(asked) > 1:
+            names = sorted(node.name if node else "none" for node in asked)
+            raise ConfigError(f"benchmark: the arms have different ones ({', '.join(names)}); give every arm the same")
         inputs["reference"] = self.reference(experiment.runs()[0])
         extra = {
             "experiment": experiment.name,
@@ -114,6 +130,11 @@ class Graph:
             ],
         }
         return _node("report", experiment.name, inputs, {}, extra=extra)
+
+
+def has_benchmark(run: Run) -> bool:
+    """Whether tasks made elsewhere are asked for; without, keys are what they would be without this group."""
+    return not isinstance(run.benchmark, NoBenchmark)
 
 
 def ancestors(nodes: Iterable[Node]) -> list[Node]:

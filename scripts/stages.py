@@ -109,7 +109,14 @@ def _evaluate(node: Node, folders: Folders, out: Path) -> Figures:
         out=out,
         device=engine.device,
         threads=engine.threads,
+        benchmark=folders.get("benchmark"),
     )
+
+
+def _benchmark(node: Node, folders: Folders, out: Path) -> Figures:
+    from evaluation.benchmarks import build_benchmark
+
+    return build_benchmark(build(node.config["benchmark"], "benchmark"), node.config["fingerprint"], out)
 
 
 def _reference(node: Node, folders: Folders, out: Path) -> Figures:
@@ -165,6 +172,7 @@ _STAGES: dict[str, Callable[[Node, Folders, Path], Figures]] = {
     "tokenizer": _tokenizer,
     "encode": _encode,
     "pretrain": _pretrain,
+    "benchmark": _benchmark,
     "evaluate": _evaluate,
     "reference": _reference,
     "report": _report,

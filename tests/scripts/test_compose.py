@@ -12,7 +12,12 @@ YAMLS = [(group, name) for group in GROUPS for name in group_options(group)]
 
 @pytest.mark.parametrize(("group", "name"), YAMLS, ids=lambda v: v)
 def test_every_yaml_builds_and_lists_every_key(group, name):
-    required = {"local": "corpus.paths=[x.txt]", "hub": "corpus.path=x", "existing": "tokenizer.path=x"}
+    required = {
+        "local": "corpus.paths=[x.txt]",
+        "hub": "corpus.path=x",
+        "existing": "tokenizer.path=x",
+        "folder": "benchmark.path=x",
+    }
     extra = [required[name]] if name in required else []
     config = compose([f"{group}={name}", *extra])
     recipe = getattr(build_run(config), group)
