@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.gather import Study, tasks_without_items
+from evaluation.gather import Study, missing_tasks
 from evaluation.stats import FEW_GROUPS, INTERVAL, ONE_SEED
 
 FEW_STEPS = 500
@@ -58,12 +58,14 @@ def caveats(study: Study, results: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{leaks:.1%} of the held-out 50-byte shingles also stand in the training text (limit {LEAK_LIMIT:.0%})."
         )
-    missing = tasks_without_items(study)
+    missing = missing_tasks(study)
     if missing:
-        found.append(
-            f"No items for {', '.join(missing)}: the test text is too short for them. "
-            "They are missing, not averaged away."
-        )
+        listed = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
+        found.append(f"Missing tasks, which no figure makes up for: {listed}.")
+    cut = {name: row["shortened"] for name, row in arms[study.baseline]["tasks"].items() if row["shortened"]}
+    if cut:
+        listed = ", ".join(f"{name} {n:,}" for name, n in cut.items())
+        found.append(f"Items longer than the context lost the left of theirs, the same in every arm: {listed}.")
     falling = [name for name, arm in arms.items() if arm["loss_falling"]["falling"]]
     if falling:
         found.append(

@@ -26,7 +26,7 @@ def run(lm: Any, tasks: Sequence[TaskSet]) -> tuple[dict[str, dict[str, Any]], l
     """Ask `lm` (an `IsotokLM`) every item of the tasks. Returns (figures by task, one row an item).
 
     Figures: `n`, `chance`, `scoring`, `version`, `sha256` of the items, `normalization`, `missing` (the reason, and
-    then no other figure), `headline` (the name of the figure to look at), and
+    then no other figure), `headline` (the name of the figure to look at), `place` among the tasks, and
 
     - `acc`, `acc_bytes`, `acc_pmi`: share of items whose gold choice has the largest log-probability, the largest per
       byte scored, the largest log P(choice | context) - log P(choice | unconditional) (tasks that name one);
@@ -52,8 +52,8 @@ def run(lm: Any, tasks: Sequence[TaskSet]) -> tuple[dict[str, dict[str, Any]], l
     samples = run_tasks(lm, tasks)
     figures: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
-    for task in tasks:
-        about = {**task.described(), "scoring": lm.scoring, "headline": headline(task)}
+    for place, task in enumerate(tasks):
+        about = {**task.described(), "scoring": lm.scoring, "headline": headline(task), "place": place}
         if not task.items:
             figures[task.name] = {**about, **dict.fromkeys((*_FIGURES, "spans")), "shortened": 0}
             say(f"evaluate: {task.name} is missing: {task.missing}")

@@ -19,7 +19,8 @@ from isotok.files import read_json
 
 STAGES = ("corpus", "tokenizer", "encode", "pretrain", "evaluate")
 BITS_PER_BYTE = "bits_per_byte"
-TASK_METRICS = ("acc", "acc_bytes", "gold_bits_per_byte")
+TASK_METRICS = ("acc", "acc_bytes", "acc_pmi", "greedy", "gold_bits_per_byte")
+_TASK_COLUMNS = {"acc": "correct", "acc_bytes": "correct_bytes", "acc_pmi": "correct_pmi", "greedy": "greedy"}
 DOCUMENT = "document"
 POSITION = "bytes "
 REFERENCES = {
@@ -153,12 +154,20 @@ def sample(arm: Arm, metric: str, domain: str | None = None) -> Sample:
 
 
 def tasks(study: Study) -> list[str]:
-    """Names of the tasks that have items, in the order of the results."""
-    return [name for name, row in _first_run(study).results.get("tasks", {}).items() if row["n"]]
+    """Names of the tasks that have items, in the order in which the evaluation recipe names them."""
+    rows = _first_run(study).results.get("tasks", {})
+    return sorted((name for name in rows if rows[name]["n"]), key=lambda name: (rows[name].get("place", 0), name))
 
 
-def tasks_without_items(study: Study) -> list[str]:
-    return [name for name, row in _first_run(study).results.get("tasks", {}).items() if not row["n"]]
+def missing_tasks(study: Study) -> dict[str, str]:
+    """Tasks without items, and why they have none."""
+    rows = _first_run(study).results.get("tasks", {}).items()
+    return {name: row.get("missing") or "no items" for name, row in rows if not row["n"]}
+
+
+def task_metrics(row: Mapping[str, Any]) -> list[str]:
+    """Which of TASK_METRICS a task's figures hold: one with single choices has no accuracy."""
+    return [metric for metric in TASK_METRICS if row.get(metric) is not None]
 
 
 def position_bins(study: Study) -> list[str]:
@@ -234,10 +243,10 @@ def _endpoint(entry: Mapping[str, Any] | None, arms: Mapping[str, Arm]) -> Endpo
     if smallest is not None and not float(smallest) > 0:
         raise ConfigError(f"endpoint.smallest_difference={smallest!r}: needs a number above 0")
     metric = str(entry["metric"])
-    known = [name for name, row in arms[names[0]].runs[0].results.get("tasks", {}).items() if row["n"]]
-    if metric != BITS_PER_BYTE and (
-        metric.rpartition(".")[0] not in known or metric.rpartition(".")[2] not in TASK_METRICS
-    ):
+    rows = arms[names[0]].runs[0].results.get("tasks", {})
+    known = [name for name, row in rows.items() if row["n"]]
+    task, _, measure = metric.rpartition(".")
+    if metric != BITS_PER_BYTE and (task not in known or measure not in task_metrics(rows[task])):
         raise ConfigError(
             f"endpoint.metric={metric!r}: {BITS_PER_BYTE!r} or TASK.METRIC with TASK in {', '.join(known) or 'none'} "
             f"and METRIC in {', '.join(TASK_METRICS)}"
@@ -280,7 +289,10 @@ def _check_shared_items(arms: Mapping[str, Arm]) -> str:
 
 def _scored_how(run: Run) -> dict[str, Any]:
     tasks = run.results.get("tasks", {})
-    how = {name: f"{row.get('scoring')} version {row.get('version')}" for name, row in tasks.items()}
+    how = {
+        name: f"{row.get('scoring')} version {row.get('version')} {str(row.get('sha256'))[:12]}"
+        for name, row in tasks.items()
+    }
     return {"context_bytes": run.results["bpb"].get("context_bytes"), **how}
 
 
@@ -310,7 +322,7 @@ def _columns(run: Run, metric: str, domain: str | None) -> tuple[np.ndarray, np.
     if measure == "gold_bits_per_byte":
         # These nats may cover a few bytes of context before the answer (back-off), and `bytes` counts them.
         return _floats(rows, "nats") / math.log(2), _floats(rows, "bytes"), groups
-    correct = _floats(rows, "correct_bytes" if measure == "acc_bytes" else "correct")
+    correct = _floats(rows, _TASK_COLUMNS[measure])
     return correct, np.ones(len(correct)), groups
 
 

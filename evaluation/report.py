@@ -30,6 +30,7 @@ from evaluation.gather import (
     domains,
     gather,
     merged_items,
+    missing_tasks,
     position_bins,
     position_metric,
     sample,
@@ -38,6 +39,8 @@ from evaluation.gather import (
 from evaluation.markdown import markdown
 from evaluation.segmentation_table import shared_spans
 from evaluation.stats import A_BETTER, B_BETTER, CANNOT_TELL, Comparison, compare, estimate, holm, seeds_rule
+from evaluation.task_figures import headlines, task_figures
+from evaluation.task_tables import task_tables
 from isotok.files import write_json, write_text
 
 FORMAT = 1
@@ -83,6 +86,7 @@ def build_results(study: Study, lines: curves.Curves, out: Path) -> dict[str, An
         "evaluation_items_sha256": study.items_sha256,
         "notes": list(study.notes),
         "arms": arms,
+        "missing_tasks": missing_tasks(study),
         "comparisons": _comparisons(study),
         "references": study.references,
         "provenance": _provenance(study, out),
@@ -131,7 +135,7 @@ def render(results: Mapping[str, Any], lines: curves.Curves) -> str:
         .get_template("report.html.j2")
         .render(
             results=results,
-            tables=tables.all_tables(results) | document_tables(results),
+            tables=tables.all_tables(results) | document_tables(results) | task_tables(results),
             figures=figures.all_figures(results, lines),
             top=tables.top_box(results),
             samples=_samples(results),
@@ -155,18 +159,6 @@ def _samples(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str,
 
 def _arm(study: Study, arm: Arm, lines: curves.Curves) -> dict[str, Any]:
     first = arm.runs[0]
-    task_rows: dict[str, Any] = {}
-    for task in tasks(study):
-        stated = first.results["tasks"][task]
-        row: dict[str, Any] = {key: stated.get(key) for key in ("n", "chance", "scoring", "version")}
-        for metric in TASK_METRICS:
-            row[metric] = asdict(estimate(sample(arm, f"{task}.{metric}")))
-        span = row["acc_bytes"]["interval_with_items"]
-        # Under three seeds nothing shows that a task is off chance.
-        row["fewest_tokens"] = stated.get("acc_fewest_tokens")
-        floors = [floor for floor in (row["chance"], row["fewest_tokens"]) if floor is not None]
-        row["at_chance"] = span is None or not floors or span[0] <= max(floors)
-        task_rows[task] = row
     return {
         "seeds": list(arm.seeds),
         "rule": seeds_rule(len(arm.runs)),
@@ -174,7 +166,7 @@ def _arm(study: Study, arm: Arm, lines: curves.Curves) -> dict[str, Any]:
         "bits_per_byte": asdict(estimate(sample(arm, BITS_PER_BYTE))),
         "domains": {d: asdict(estimate(sample(arm, BITS_PER_BYTE, d))) for d in domains(study)},
         "positions": {p: asdict(estimate(sample(arm, position_metric(p)))) for p in position_bins(study)},
-        "tasks": task_rows,
+        "tasks": task_figures(study, arm),
         "quantities": _quantities(arm),
         "loss_falling": curves.still_falling(lines[arm.name]),
         "samples": {"seed": first.seed, "texts": first.results.get("samples", [])},
@@ -283,7 +275,7 @@ def _comparisons(study: Study) -> list[dict[str, Any]]:
         [(BITS_PER_BYTE, None, True)],
         [(BITS_PER_BYTE, domain, True) for domain in domains(study)],
         [(position_metric(name), None, True) for name in position_bins(study)],
-        [(f"{task}.acc_bytes", None, False) for task in tasks(study)],
+        [(f"{task}.{measure}", None, False) for task, measure in headlines(study).items()],
         [(f"{task}.gold_bits_per_byte", None, True) for task in tasks(study)],
     ]
     for family in families:

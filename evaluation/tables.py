@@ -9,6 +9,15 @@ from evaluation.gather import BITS_PER_BYTE, STAGES
 from evaluation.stats import A_BETTER, B_BETTER, CANNOT_TELL, INTERVAL, ONE_SEED
 
 NEARLY_EQUAL = 1.01
+_SHORT = {
+    BITS_PER_BYTE: "bits/byte",
+    "gold_bits_per_byte": "gold bits/byte",
+    "acc": "accuracy",
+    "acc_bytes": "accuracy per byte",
+    "acc_pmi": "accuracy by PMI",
+    "greedy": "greedy match",
+}
+SHOWN_TASKS = 4  # in the leaderboard: the first ones with an accuracy; all are in the tables of tasks
 
 
 def all_tables(results: Mapping[str, Any]) -> dict[str, Table]:
@@ -16,7 +25,6 @@ def all_tables(results: Mapping[str, Any]) -> dict[str, Table]:
         "leaderboard": leaderboard(results),
         "comparisons": comparisons(results),
         "quantities": quantities(results),
-        "tasks": task_table(results),
         "falling": falling(results),
         "differences": differences(results),
         "versions": versions(results),
@@ -117,6 +125,8 @@ def metric_name(metric: str) -> str:
     names = {
         "acc": "accuracy",
         "acc_bytes": "accuracy per byte",
+        "acc_pmi": "accuracy by PMI",
+        "greedy": "share of answers that greedy decoding gives",
         "gold_bits_per_byte": "bits per byte of the gold answer",
     }
     return f"{task}, {names[measure]}"
@@ -151,8 +161,8 @@ def by_mean(results: Mapping[str, Any]) -> list[str]:
 
 
 def leaderboard(results: Mapping[str, Any]) -> Table:
-    task_names = list(next(iter(results["arms"].values()))["tasks"])
     chances = next(iter(results["arms"].values()))["tasks"]
+    task_names = [task for task, row in chances.items() if row["chance"] is not None][:SHOWN_TASKS]
     columns = [
         ("arm", ""),
         ("bits/byte", "mean"),
@@ -177,18 +187,18 @@ def leaderboard(results: Mapping[str, Any]) -> Table:
                     estimate["mean"],
                     note=arm["rule"] if half is None else f"± {number(half)}",
                 ),
-                *_difference_cells(difference),
+                *difference_cells(difference),
                 Cell(" · ".join(number(value) for value in estimate["values"].values()), estimate["mean"]),
                 Cell(number(spent["bytes_per_token"], 2), spent["bytes_per_token"]),
                 Cell(power(spent["inference_flops_per_byte_decode"]), spent["inference_flops_per_byte_decode"]),
-                *(_accuracy(arm["tasks"][task]) for task in task_names),
+                *(task_cell(arm["tasks"][task]) for task in task_names),
             )
         )
     return Table(
         "Ordered by mean bits per byte. The order is for reading and is no ranking: only the column “verdict” says "
         "which differences are more than noise (Holm-adjusted but for the primary endpoint). Intervals are 95%: of "
-        "bits/byte over seeds, of Δ over seeds and text. Tasks: accuracy per byte, grey if the interval "
-        "reaches down to chance or to what counting tokens alone would score.",
+        "bits/byte over seeds, of Δ over seeds and text. Tasks (the first ones, all are below): accuracy, grey if the "
+        "interval reaches down to chance or to what counting tokens alone would score.",
         tuple(columns),
         tuple(rows),
         sortable=True,
@@ -200,8 +210,7 @@ def comparisons(results: Mapping[str, Any]) -> Table:
     for entry in results["comparisons"]:
         label = f"{entry['arms'][0]} − {entry['arms'][1]}"
         task, _, measure = entry["metric"].rpartition(".")
-        short = {BITS_PER_BYTE: "bits/byte", "gold_bits_per_byte": "gold bits/byte", "acc": "accuracy"}
-        what = ", ".join(part for part in (task, short.get(measure, "accuracy per byte"), entry["domain"]) if part)
+        what = ", ".join(part for part in (task, _SHORT.get(measure, measure), entry["domain"]) if part)
         rows.append(
             (
                 Cell(what, what),
@@ -283,40 +292,6 @@ def quantities(results: Mapping[str, Any]) -> Table:
     )
 
 
-def task_table(results: Mapping[str, Any]) -> Table:
-    rows = []
-    for task in next(iter(results["arms"].values()))["tasks"]:
-        for name, arm in results["arms"].items():
-            row = arm["tasks"][task]
-            difference = against_baseline(results, f"{task}.gold_bits_per_byte", name)
-            rows.append(
-                (
-                    Cell(task, task, note=f"{row['scoring']} scoring, version {row['version']}"),
-                    Cell(name, name),
-                    Cell(count(row["n"]), row["n"]),
-                    Cell(share(row["chance"]), row["chance"]),
-                    Cell(share(row["fewest_tokens"]), row["fewest_tokens"]),
-                    _accuracy(row),
-                    Cell(share(row["acc"]["mean"]), row["acc"]["mean"], muted=row["at_chance"]),
-                    Cell(number(row["gold_bits_per_byte"]["mean"]), row["gold_bits_per_byte"]["mean"]),
-                    *_difference_cells(difference),
-                )
-            )
-    columns = (
-        ("task", ""), ("arm", ""), ("items", ""), ("chance", ""), ("fewest tokens", "no model"),
-        ("accuracy per byte", "95% interval"), ("accuracy", "raw"),
-        ("gold bits/byte", "lower is better"), ("Δ gold bits/byte", "minus the baseline"), ("verdict", "Holm"),
-    )  # fmt: skip
-    return Table(
-        "Fewest tokens: accuracy of always taking the choice with the fewest tokens, which needs no model and differs "
-        "by tokenizer; differences in accuracy hold that too. Grey: the interval over seeds and items reaches down to "
-        "chance or to that, or there are too few seeds for one. No mean over tasks is formed.",
-        columns,
-        tuple(rows),
-        sortable=True,
-    )
-
-
 def falling(results: Mapping[str, Any]) -> Table:
     rows = []
     for name, arm in results["arms"].items():
@@ -388,7 +363,7 @@ def _delta_cells(entry: Mapping[str, Any]) -> tuple[Cell, Cell]:
     return Cell(signed(entry["delta"]), entry["delta"]), Cell(interval)
 
 
-def _difference_cells(entry: Mapping[str, Any] | None) -> tuple[Cell, Cell]:
+def difference_cells(entry: Mapping[str, Any] | None) -> tuple[Cell, Cell]:
     if entry is None:
         return Cell(MISSING), Cell("baseline", muted=True)
     if entry["rule"] == ONE_SEED:
@@ -404,11 +379,12 @@ def _difference_cells(entry: Mapping[str, Any] | None) -> tuple[Cell, Cell]:
     )
 
 
-def _accuracy(task: Mapping[str, Any]) -> Cell:
-    accuracy = task["acc_bytes"]
-    interval = accuracy["interval_with_items"]
+def task_cell(task: Mapping[str, Any]) -> Cell:
+    """A task's headline figure with its interval."""
+    estimate = task[task["headline"]]
+    interval = estimate["interval_with_items"]
     note = "" if interval is None else f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}%"
-    return Cell(share(accuracy["mean"]), accuracy["mean"], muted=task["at_chance"], note=note)
+    return Cell(share(estimate["mean"]), estimate["mean"], muted=task["at_chance"], note=note)
 
 
 def _percent(value: float | None) -> str:

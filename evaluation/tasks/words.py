@@ -32,7 +32,7 @@ def words(source: Source, seed: int, name: str) -> list[str]:
 
 
 def spell(source: Source, seed: int) -> Iterator[Item]:
-    """A word spelled letter by letter, among three spellings with letters swapped or replaced."""
+    """A word spelled letter by letter, among three spellings with letters swapped."""
     yield from _written_out(source, seed, "iso_spell", " ".join)
 
 
@@ -53,24 +53,21 @@ def _written_out(source: Source, seed: int, name: str, write: Callable[[str], st
 
 
 def near_misses(word: str, rng: np.random.Generator) -> list[str]:
-    """The word with one change, with another one, and with both; each swaps two neighbouring letters or replaces one.
+    """The word with two neighbouring letters swapped, with two others, and with both.
 
-    All have the word's length, and the word is no nearer to the others than any of them: choosing the one that is
-    most like the rest finds nothing. Empty where no two changes were found.
+    All have the word's letters, so neither length nor rare letters tell anything, and the word is no nearer to the
+    others than any of them: choosing what is most like the rest finds nothing. Empty where there are no two swaps.
     """
-    for _ in range(32):
-        middle = int(rng.integers(2, len(word) - 1))
-        first, second = (_changed(part, rng) for part in (word[:middle], word[middle:]))
-        if first != word[:middle] and second != word[middle:]:
-            return [first + word[middle:], word[:middle] + second, first + second]
-    return []
+    places = [i for i in range(len(word) - 1) if word[i] != word[i + 1]]
+    pairs = [(a, b) for a in places for b in places if b >= a + 2]
+    if not pairs:
+        return []
+    first, second = pairs[int(rng.integers(len(pairs)))]
+    return [_swapped(word, first), _swapped(word, second), _swapped(_swapped(word, first), second)]
 
 
-def _changed(part: str, rng: np.random.Generator) -> str:
-    at = int(rng.integers(len(part)))
-    if rng.integers(2) and at + 1 < len(part):
-        return part[:at] + part[at + 1] + part[at] + part[at + 2 :]
-    return part[:at] + string.ascii_lowercase[int(rng.integers(26))] + part[at + 1 :]
+def _swapped(word: str, at: int) -> str:
+    return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
 
 
 def charcount(source: Source, seed: int) -> Iterator[Item]:

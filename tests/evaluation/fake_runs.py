@@ -34,6 +34,10 @@ ARMS: dict[str, dict[str, Any]] = {
     },
 }
 TASKS = {"iso_cloze": (0.25, 0.02, 0.02), "iso_wordorder": (0.25, 0.22, 0.06), "iso_typo": (0.25, 0.1, 0.04)}
+GREEDY = "iso_lastword"
+"""A task with single choices: no accuracy, no chance."""
+VARIANTS = ("plain", "typos", "upper")
+MISSING = "the Hub has it no more"
 DOMAINS = ("comedy", "history", "tragedy")
 
 
@@ -212,8 +216,8 @@ def _evaluate(folder: Path, arm: dict[str, Any], value: float, rng: np.random.Ge
         row["position_nats"] = (row["nats"] * parts / parts.sum()).tolist()
     documents = list(rows)
     tasks: dict[str, Any] = {}
-    for task, (chance, gain, seed_sd) in TASKS.items():
-        right = chance + gain + (3 - arm["bpb"]) * gain + rng.normal(0, seed_sd / 4)
+    for task, (chance, gain, seed_sd) in {**TASKS, GREEDY: (None, 0.1, 0.02)}.items():
+        right = (chance or 0) + gain + (3 - arm["bpb"]) * gain + rng.normal(0, seed_sd / 4)
         for i in range(n_items):
             gold = int(shared.integers(0, 4))
             own = float(rng.normal(value * 14, 3)) * math.log(2)
@@ -228,22 +232,40 @@ def _evaluate(folder: Path, arm: dict[str, Any], value: float, rng: np.random.Ge
                     "tokens": 5,
                     "nats": own,
                     "gold": gold,
-                    "correct": bool(rng.random() < right),
-                    "correct_bytes": bool(rng.random() < right),
+                    "greedy": bool(rng.random() < right),
+                    "correct": None if chance is None else bool(rng.random() < right),
+                    "correct_bytes": None if chance is None else bool(rng.random() < right),
                     "choice_nats": [own] * 4,
                     "choice_bytes": [14] * 4,
                 }
             )
         mine = rows[-n_items:]
+        gold_bits = sum(r["nats"] for r in mine) / math.log(2) / sum(r["bytes"] for r in mine)
         tasks[task] = {
             "n": n_items,
             "chance": chance,
-            "acc": sum(r["correct"] for r in mine) / n_items,
-            "acc_bytes": sum(r["correct_bytes"] for r in mine) / n_items,
-            "gold_bits_per_byte": sum(r["nats"] for r in mine) / math.log(2) / sum(r["bytes"] for r in mine),
+            "headline": "greedy" if chance is None else "acc_bytes",
+            "acc": None if chance is None else sum(r["correct"] for r in mine) / n_items,
+            "acc_bytes": None if chance is None else sum(r["correct_bytes"] for r in mine) / n_items,
+            "greedy": sum(r["greedy"] for r in mine) / n_items,
+            "gold_bits_per_byte": gold_bits,
             "scoring": "backoff",
             "version": 1,
+            "missing": None,
+            "shortened": 7 if chance is None else 0,
         }
+    cloze = tasks["iso_cloze"]
+    cloze["by_variant"] = {
+        name: {
+            "acc_bytes": cloze["acc_bytes"] * (1 - 0.1 * at),
+            "gold_bits_per_byte": cloze["gold_bits_per_byte"],
+            "gold_bits_per_original_byte": cloze["gold_bits_per_byte"] + at,
+            "relative_drop": 0.1 * at,
+        }
+        for at, name in enumerate(VARIANTS)
+    }
+    cloze["methods"] = {"naive": {"against": "backoff", "acc": 0.3, "differs": 0.125, "margin_gap": 0.5}}
+    tasks["gone"] = {"n": 0, "chance": None, "missing": MISSING, "scoring": "backoff", "version": 3}
 
     def pool(some: list[dict[str, Any]]) -> dict[str, Any]:
         nats, n_bytes = sum(r["nats"] for r in some), sum(r["bytes"] for r in some)
@@ -287,6 +309,7 @@ def _evaluate(folder: Path, arm: dict[str, Any], value: float, rng: np.random.Ge
         "position_nats": pa.list_(pa.float64()),
         "correct": pa.bool_(),
         "correct_bytes": pa.bool_(),
+        "greedy": pa.bool_(),
         "choice_nats": pa.list_(pa.float64()),
         "choice_bytes": pa.list_(pa.int64()),
     }

@@ -90,7 +90,7 @@ def test_files_and_agreement(report: Report) -> None:
         assert float(row["tasks.iso_cloze.acc"]) == run["tasks"]["iso_cloze"]["acc"]
     items = pq.read_table(out / "items.parquet")
     assert items.column_names[:2] == ["arm", "seed"]
-    assert items.num_rows == 12 * (90 + 300)
+    assert items.num_rows == 12 * (90 + 400)
     for name, arm in results["arms"].items():
         values = [run["bits_per_byte"] for run in arm["runs"]]
         assert arm["bits_per_byte"]["mean"] == pytest.approx(sum(values) / 3)
@@ -326,6 +326,44 @@ def test_tasks_at_chance_are_grey(report: Report) -> None:
     assert ("bpe", "iso_wordorder") not in grey
     assert any(task == "iso_cloze" for _, task in grey)
     assert html.count('class="muted"') > len(grey)
+
+
+def test_tasks_without_choices_and_missing_ones(report: Report) -> None:
+    results, html, _ = report()
+    page = Page(html)
+    row = next(r for r in page.rows if r and r[:2] == ["iso_lastword", "greedy match"])
+    mean = results["arms"]["bytes"]["tasks"]["iso_lastword"]["greedy"]["mean"]
+    assert row[4].startswith(f"{mean:.1%}")
+    assert row[3] == "–"
+    assert results["arms"]["bpe"]["tasks"]["iso_lastword"]["acc_bytes"] is None
+    assert "iso_lastword" not in next(r for r in page.rows if r and r[0] == "arm")  # of the leaderboard
+    compared = {c["metric"] for c in results["comparisons"]}
+    assert {"iso_lastword.greedy", "iso_lastword.gold_bits_per_byte", "iso_cloze.acc_bytes"} <= compared
+    assert not any(metric.startswith(("gone", "iso_lastword.acc")) for metric in compared)
+    assert next(r for r in page.rows if r and r[0] == "gone")[1:5] == ["missing", "0", "–", "the Hub has it no more"]
+    assert "Missing tasks, which no figure makes up for: gone (the Hub has it no more)" in page.text
+    assert "lost the left of theirs, the same in every arm: iso_lastword 7" in page.text
+
+
+def test_forms_of_questions_and_methods_of_scoring(report: Report) -> None:
+    results, html, _ = report()
+    page = Page(html)
+    row = next(r for r in page.rows if r and r[0] == "iso_cloze, upper")
+    upper = results["arms"]["bytes"]["tasks"]["iso_cloze"]["by_variant"]["upper"]
+    plain = results["arms"]["bytes"]["tasks"]["iso_cloze"]["acc_bytes"]["mean"]
+    assert upper["acc_bytes"] == pytest.approx(plain * 0.8)  # the mean over seeds
+    assert row[1].startswith(f"{upper['acc_bytes']:.1%}−20%")
+    row = next(r for r in page.rows if r and r[0] == "iso_cloze" + "naive against backoff")
+    assert row[1].startswith("12.5%0.50 nats")
+
+
+def test_endpoint_of_a_task_without_choices(tmp_path: Path) -> None:
+    spec = write_runs(tmp_path)
+    for metric in ("iso_lastword.acc_bytes", "gone.acc"):
+        with pytest.raises(ConfigError, match=f"endpoint.metric='{metric}'"):
+            gather({**spec, "endpoint": {**spec["endpoint"], "metric": metric}})
+    study = gather({**spec, "endpoint": {**spec["endpoint"], "metric": "iso_lastword.greedy", "direction": "higher"}})
+    assert study.endpoint is not None
 
 
 def test_noise_row_only_with_six_seeds(report: Report) -> None:

@@ -82,6 +82,7 @@ def test_being_most_like_the_others_finds_nothing(made: dict[str, tuple[Item, ..
         for item in made[name]:
             far = [sum(a != b for other in item.choices for a, b in zip(choice, other)) for choice in item.choices]
             assert len(set(far)) == 1
+            assert len({tuple(sorted(choice)) for choice in item.choices}) == 1
 
 
 def test_one_count_is_right(made: dict[str, tuple[Item, ...]]) -> None:
