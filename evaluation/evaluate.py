@@ -35,7 +35,7 @@ class Evaluation:
 
     scoring: Literal["backoff", "naive"] = "backoff"
     max_bytes: Annotated[int, Field(ge=1)] = 300_000
-    tasks: tuple[str, ...] = ("iso_cloze", "iso_wordorder", "iso_typo")
+    tasks: tuple[str, ...] = ("iso_cloze", "iso_wordorder", "iso_typo", "iso_minpair", "iso_lastword", "iso_spell")
     items: Annotated[int, Field(ge=1)] = 200
     samples: Annotated[int, Field(ge=0)] = 3
     segmentations: Annotated[int, Field(ge=0)] = 0

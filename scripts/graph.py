@@ -21,7 +21,7 @@ FORMATS = {
     "benchmark": 1,
     "evaluate": 2,
     "reference": 1,
-    "report": 1,
+    "report": 2,
     "comparison": 1,
 }
 

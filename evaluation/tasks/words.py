@@ -1,4 +1,4 @@
-"""Tasks about the letters of words (after CUTE, Edman et al., arXiv:2409.15452), which a tokenizer hides from a model.
+"""Tasks about the letters of words (after CUTE, Edman, Schmid and Fraser, 2024), which a tokenizer hides from a model.
 
 Words are of the documents themselves. Examples stand before each question, the same for every item; their words are
 not asked.

@@ -13,6 +13,7 @@ import configs
 from evaluation import Evaluation, evaluate
 from evaluation.evaluate import choose_documents, sample_prompts
 from evaluation.reference import write_reference
+from evaluation.tasks.generate import TASKS
 from isotok.errors import ConfigError, DataError
 from isotok.files import read_json
 from isotok.recipe import build, describe
@@ -62,12 +63,13 @@ def test_recipe_is_checked() -> None:
     assert build(describe(recipe), "evaluation") == recipe
 
 
-@pytest.mark.parametrize("name", ["default", "quick"])
+@pytest.mark.parametrize("name", ["default", "quick", "full"])
 def test_configs_list_every_key(name: str) -> None:
     config = yaml.safe_load((Path(configs.__path__[0]) / "evaluation" / f"{name}.yaml").read_text())
     assert set(config) == set(describe(Evaluation()))
     recipe = build(config, "evaluation")
     assert name != "default" or recipe == Evaluation()
+    assert name != "full" or recipe.tasks == tuple(TASKS)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,8 @@ def model_dir(
     return folder
 
 
-RECIPE = Evaluation(max_bytes=4000, items=12, samples=2)
+THREE = ("iso_cloze", "iso_wordorder", "iso_typo")
+RECIPE = Evaluation(tasks=THREE, max_bytes=4000, items=12, samples=2)
 
 
 def test_end_to_end_without_network(

@@ -36,7 +36,7 @@ GOLDEN: dict[str, tuple[int, object]] = {
     ),
     "comparison": (1, "18c7dc26bc12cb5e"),
     "report": (
-        1,
+        2,
         [
             "arms",
             "baseline",
@@ -46,6 +46,7 @@ GOLDEN: dict[str, tuple[int, object]] = {
             "evaluation_items_sha256",
             "experiment",
             "format",
+            "missing_tasks",
             "notes",
             "provenance",
             "references",
