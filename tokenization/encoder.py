@@ -130,7 +130,7 @@ class KernelEncoder:
         ids, id_ends = self.encode_pieces(data, ends, lane)
         # A text ends where its last piece does.
         at = np.concatenate([[0], id_ends])[np.searchsorted(ends, text_ends, side="right")]
-        return np.split(ids[: at[-1] if len(at) else 0], at[:-1])
+        return np.split(ids, at[:-1])
 
     def encode_pieces(self, data: "np.ndarray", ends: "np.ndarray", lane: int = 0) -> "tuple[np.ndarray, np.ndarray]":
         """Ids of pieces (uint8 joined, their int64 ends), each as if alone, and where each piece's ids end."""
@@ -146,7 +146,7 @@ class KernelEncoder:
             )
         if self.superwords is not None:
             superword_kernel.merge_ids(self.superwords, self.neighbours, ids, id_ends)
-        return ids, id_ends
+        return ids[: id_ends[-1] if len(id_ends) else 0], id_ends
 
 
 def parse_vocabulary(tokenizer: "PreTrainedTokenizerFast") -> Vocabulary | str:

@@ -1,0 +1,419 @@
+"""Which token sequences are the beginning of some text's encoding, for byte-level BPE with any pretokenizer.
+
+A sequence T is *canonical* if some text x has an encoding E(x) that begins with T. What may follow T is asked whenever
+byte strings get probabilities from a model of tokens: mass that the model puts on other sequences is of no text.
+
+Two things decide. Within a piece, BPE is local: T is what its bytes encode to exactly if no merge crosses a boundary
+between two neighbours (`canonical_kernel`). And pieces must end at ends of tokens; where a piece ends can depend on
+text that is still to come: on whether a letter follows white space, on how many digits follow a digit, on `'` and `s`.
+So T is tried with each of a finite set of continuations, one for every way in which a regex can look ahead
+(`_LOOK_AHEAD`, and all kinds of characters where T ends inside one). Looking only at E of the bytes so far would never
+visit the true path at a cut like `.\\n\\n|The`.
+
+Regexes see kinds of characters, not characters. So answers are kept by *situation*: the end of the text with its runs
+of one kind shortened, and where tokens end in it; likewise for the token that follows. A vocabulary of 100,000 tokens
+has a few thousand such shapes.
+"""
+
+import itertools
+from bisect import bisect_left
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from isotok.errors import ConfigError, DataError
+from tokenization import canonical_kernel, encode_kernel, scanners
+from tokenization.encoder import KernelEncoder, parse_pretokenizer, parse_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_SINGLE = ("a", "A", "漢", "\u0301", "1", "½", "٣", ".", "'", "/", " ", "\n", "\r", "\t", "\u00a0")
+_MORE = (
+    *("11", "111", "s", "d", "m", "t", "l", "v", "e", "r", "ll", "ve", "re", "'s", "'ll", "S", "L", "E", "LL", "ſ"),
+    *("Aa", "aA", " a", " A", " .", " 1", "  ", "  a", "  1", "  .", "\na", "\n.", "\n1", "\n\n", "\n ", " \n"),
+    *("\r\n", "..", ".\n", "./", "//", ".a", "\n\na", "\n a", " \na", "\u3000a"),
+)
+_LOOK_AHEAD = tuple(text.encode() for text in ("", *_SINGLE, *_MORE))
+_AFTER_CHARACTER = tuple(text.encode() for text in ("", "a", "A", "1", ".", " ", "\n", " a", "\na", "s", "11"))
+_NAMED = frozenset("sdmtlverSDMTLVERſ")  # letters that contractions name
+_RUNS = 5  # how many runs of one kind of character a situation keeps
+_UNKNOWN = np.uint8(128)
+_BOUNDARY, _INSIDE = canonical_kernel.BOUNDARY, canonical_kernel.INSIDE
+
+
+class Canonical:
+    """What may follow a canonical token sequence.
+
+    tokens: bytes by id, empty for ids that stand for no text. Raises ConfigError for a tokenizer that is no byte-level
+    BPE (or normalizes text, or matches added tokens in it).
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast"):
+        vocabulary = parse_vocabulary(tokenizer)
+        if isinstance(vocabulary, str):
+            raise ConfigError(f"exact byte scores need a plain byte-level BPE, but {vocabulary}; use scoring=backoff")
+        name = parse_pretokenizer(tokenizer)
+        self._name = name
+        self._library = None if name else tokenizer.backend_tokenizer.pre_tokenizer
+        self._encoder = KernelEncoder(name or "none", vocabulary, threads=1)
+        self.tokens = vocabulary.tokens
+        made_by = np.full(len(self.tokens), -1, np.int32)
+        made_by[vocabulary.merges[:, 2]] = np.arange(len(vocabulary.merges), dtype=np.int32)
+        nothing = np.zeros(0, np.uint8), np.zeros(1, np.int64)
+        self._table = encode_kernel.merge_table(vocabulary.merges, vocabulary.byte_ids, *nothing)[0]
+        self._made_by = made_by
+        self._crossed: dict[tuple[int, int], bool] = {}
+        self._rows: dict[int, np.ndarray] = {}
+        self._encoded: dict[bytes, tuple[int, ...]] = {}
+
+        # Only tokens that their own bytes encode to can ever stand in an encoding.
+        known = np.array([i for i, token in enumerate(self.tokens) if token], np.int32)
+        joined = np.frombuffer(b"".join(self.tokens[i] for i in known), np.uint8)
+        ends = np.cumsum([len(self.tokens[i]) for i in known], dtype=np.int64)
+        id_ends = self._encoder.encode_pieces(joined, ends)[1]
+        reached = known[np.diff(id_ends, prepend=0) == 1]
+        self.unreachable = len(known) - len(reached)
+        self.by_bytes = np.array(sorted(reached.tolist(), key=lambda i: self.tokens[i]), np.int32)
+        self._sorted = [self.tokens[i] for i in self.by_bytes]
+        self.longest = max(map(len, self._sorted))
+        self._prefixes = {token[:n] for token in self._sorted for n in range(1, len(token) + 1)}
+        self._exact = {token: int(i) for token, i in zip(self._sorted, self.by_bytes)}
+
+        self._shapes: dict[bytes, int] = {}
+        self._plain = self._token_shapes(named=False)
+        self._named = self._token_shapes(named=True)  # for tokens that follow an apostrophe
+        self._listed = list(self._shapes)
+        self._situations: dict[tuple[bytes, bytes], np.ndarray] = {}
+
+    # What may follow
+
+    def next_tokens(self, ids: Sequence[int], rest: bytes = b"") -> np.ndarray:
+        """Ids (int32) of the tokens t for which ids + [t] is canonical and the bytes of t begin with `rest`.
+
+        ids: a canonical sequence, the separator before a document left out.
+        """
+        span = slice(0, len(self.by_bytes)) if not rest else self._range(rest)
+        candidates = self.by_bytes[span]
+        if not len(candidates):
+            return candidates
+        shape, marks = self._tail(ids)
+        place = (self._named if _ends_in_contraction(shape) else self._plain)[span]
+        bits = self._bits(shape, marks, place)[place]
+        if not ids:
+            return candidates[bits != 0]
+        good = bits & _BOUNDARY != 0
+        unsure = np.flatnonzero(bits == _INSIDE)
+        if len(unsure):
+            good[unsure] = ~self._row(ids[-1], candidates[unsure], span, unsure)
+        return candidates[good]
+
+    def valid_next(self, ids: Sequence[int], size: int | None = None) -> np.ndarray:
+        """`next_tokens` as a bool array over `size` ids (of all tokens, unless said)."""
+        mask = np.zeros(size or len(self.tokens), np.bool_)
+        mask[self.next_tokens(ids)] = True
+        return mask
+
+    def may_end(self, ids: Sequence[int]) -> bool:
+        """Whether a document may end here: ids are the encoding of their bytes, and these are whole characters."""
+        if not ids:
+            return True
+        shape, marks = self._tail(ids)
+        if not shape or _partial(shape):
+            return False
+        return bool(self._fit([shape], [len(shape)], [0], marks)[0])
+
+    def is_canonical(self, ids: Sequence[int]) -> bool:
+        """Whether some text's encoding begins with these ids."""
+        return all(ids[i] in self.next_tokens(ids[:i], self.tokens[ids[i]]) for i in range(len(ids)))
+
+    def has_prefix(self, rest: bytes) -> bool:
+        """Whether some reachable token begins with these bytes."""
+        return rest in self._prefixes
+
+    def exactly(self, piece: bytes) -> int | None:
+        """The reachable token of exactly these bytes."""
+        return self._exact.get(piece)
+
+    def _range(self, rest: bytes) -> slice:
+        if rest not in self._prefixes:
+            return slice(0, 0)
+        low = bisect_left(self._sorted, rest)
+        return slice(low, bisect_left(self._sorted, rest + b"\xff" * self.longest, low))
+
+    def _row(self, left: int, rights: np.ndarray, span: slice, places: np.ndarray) -> np.ndarray:
+        """Whether a merge crosses the boundary of `left` with each of `rights` (by_bytes[span][places])."""
+        if 4 * len(rights) < len(self.by_bytes):
+            return np.asarray(canonical_kernel.crossed(self._table, self._made_by, np.int32(left), rights))
+        if left not in self._rows:
+            if len(self._rows) * len(self.by_bytes) > 1 << 28:
+                self._rows.clear()
+            self._rows[left] = canonical_kernel.crossed(self._table, self._made_by, np.int32(left), self.by_bytes)
+        return self._rows[left][span][places]
+
+    def crosses(self, left: int, right: int) -> bool:
+        """Whether a merge crosses the boundary between two tokens, so that they never stand so within a piece."""
+        known = self._crossed.get((left, right))
+        if known is None:
+            rights = np.array([right], np.int32)
+            known = bool(canonical_kernel.crossed(self._table, self._made_by, np.int32(left), rights)[0])
+            self._crossed[left, right] = known
+        return known
+
+    # Situations
+
+    def _tail(self, ids: Sequence[int]) -> tuple[bytes, bytes]:
+        """The end of the text of ids as (shape, marks): see the module, and `canonical_kernel.fits` for marks."""
+        take = 16
+        while True:
+            last = list(ids[-take:])
+            parts = [self.tokens[i] for i in last]
+            marks, at = {}, 0
+            for (left, right), part in zip(itertools.pairwise(last), parts):
+                at += len(part)
+                marks[at] = 2 if self.crosses(left, right) else 1
+            runs, shape, kept = _collapse(b"".join(parts), marks, runs_kept=_RUNS, named_start=False)
+            if runs > _RUNS or take >= len(ids) or take >= 256:
+                return shape, kept
+            take *= 4
+
+    def _token_shapes(self, named: bool) -> np.ndarray:
+        """Number of the shape of each token, in the order of `by_bytes`."""
+        numbers = np.empty(len(self._sorted), np.int32)
+        for k, token in enumerate(self._sorted):
+            whole = _is_text(token)
+            shape = _collapse(token, {}, runs_kept=None, named_start=named)[1] if whole else token
+            numbers[k] = self._shapes.setdefault(shape, len(self._shapes))
+        return numbers
+
+    def _bits(self, shape: bytes, marks: bytes, wanted: np.ndarray) -> np.ndarray:
+        """Bits of `canonical_kernel.fits` by number of token shape, known at least for those wanted."""
+        found = self._situations.get((shape, marks))
+        if found is None:
+            found = self._situations[shape, marks] = np.full(len(self._shapes), _UNKNOWN, np.uint8)
+        missing = np.unique(wanted[found[wanted] == _UNKNOWN])
+        if len(missing):
+            texts: list[bytes] = []
+            owners, sizes = [], []
+            for number in missing.tolist():
+                token = self._listed[number]
+                for text in _continued(shape + token):
+                    texts.append(text)
+                    owners.append(number)
+                    sizes.append(len(token))
+            found[missing] = 0
+            if texts:
+                bits = self._fit(texts, [len(shape)] * len(texts), sizes, marks)
+                np.bitwise_or.at(found, owners, bits)
+        return found
+
+    def _fit(self, texts: list[bytes], tails: list[int], sizes: list[int], marks: bytes) -> np.ndarray:
+        ends, starts = self._pieces(texts)
+        out = np.zeros(len(texts), np.uint8)
+        canonical_kernel.fits(
+            ends, starts, np.array(tails), np.array(sizes), np.frombuffer(b"\0" + marks, np.uint8), out
+        )
+        return out
+
+    def _pieces(self, texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Piece ends of texts (none empty) joined, and where each text starts (one more at the end)."""
+        starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+        if self._name:
+            return scanners.piece_ends(self._name, np.frombuffer(b"".join(texts), np.uint8), starts[1:]), starts
+        if self._library is None:
+            return starts[1:], starts
+        lengths = [len(piece) for text in texts for piece, _ in self._library.pre_tokenize_str(text.decode())]
+        ends = np.cumsum(lengths, dtype=np.int64)
+        if int(ends[-1]) != int(starts[-1]):
+            raise ConfigError("exact byte scores need a pretokenizer that keeps every byte; use scoring=backoff")
+        return ends, starts
+
+    # Encodings of text that ends anywhere
+
+    def encode_pieces(self, pieces: Sequence[bytes]) -> list[tuple[int, ...]]:
+        """Ids of pieces, each as if alone; pieces may be cut anywhere, inside a character too."""
+        new = [piece for piece in dict.fromkeys(pieces) if piece not in self._encoded]
+        if new:
+            if len(self._encoded) > 200_000:
+                self._encoded.clear()
+                new = list(dict.fromkeys(pieces))
+            data = np.frombuffer(b"".join(new), np.uint8)
+            ids, ends = self._encoder.encode_pieces(data, np.cumsum([len(piece) for piece in new], dtype=np.int64))
+            for piece, part in zip(new, np.split(ids, ends[:-1])):
+                self._encoded[piece] = tuple(part.tolist())
+        return [self._encoded[piece] for piece in pieces]
+
+    def piece_patterns(self, text: bytes) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+        """How a text (which may end inside a character) can fall into pieces, whatever follows it.
+
+        Returns the piece ends (int64, ascending, the last one aside) up to a byte from which they may differ, and the
+        distinct ways on from there: ends before the text's own end.
+        """
+        cut = len(text) - len(_partial(text))
+        ends = self._pieces([text[:cut]])[0][:-1] if cut else np.zeros(0, np.int64)
+        start = _restart(text[:cut])
+        while True:
+            local = self._pieces([text[start:cut]])[0][:-1] + start if start < cut else np.zeros(0, np.int64)
+            if np.array_equal(local, ends[ends > start]) or start == 0:
+                break
+            # A restart inside a piece can go wrong; one at an end of a piece cannot.
+            before = ends[ends < start]
+            start = int(before[-1]) if len(before) and start not in ends else 0
+        texts = list(_continued(text[start:]))
+        if not texts:
+            raise DataError("text is not UTF-8")
+        found, starts = self._pieces(texts)
+        ways: dict[tuple[int, ...], None] = {}
+        for first, last in itertools.pairwise(starts.tolist()):
+            low, high = np.searchsorted(found, [first, last], side="right")
+            inside = found[low:high] - first + start
+            ways[tuple(inside[inside < len(text)].tolist())] = None
+        return ends[ends <= start], list(ways)
+
+
+def _restart(text: bytes) -> int:
+    """A byte near the end from which scanning gives the same pieces, most likely: where the last runs begin."""
+    tail = text[-200:]
+    offset = len(text) - len(tail)
+    while tail and tail[0] & 0xC0 == 0x80:
+        tail, offset = tail[1:], offset + 1
+    characters = tail.decode(errors="replace")
+    kinds = [_kind(character) for character in characters]
+    runs = 0
+    for i in range(len(kinds) - 1, 0, -1):
+        if kinds[i] != kinds[i - 1]:
+            runs += 1
+            if runs == _RUNS:
+                return offset + len(characters[:i].encode())
+    return 0 if offset == 0 else _restart_far(text)
+
+
+def _restart_far(text: bytes) -> int:
+    """The same where the end is one long run: its beginning."""
+    characters = text.decode(errors="replace")
+    last = _kind(characters[-1])
+    for i in range(len(characters) - 1, 0, -1):
+        if _kind(characters[i - 1]) != last:
+            return len(characters[:i].encode())
+    return 0
+
+
+def _is_text(token: bytes) -> bool:
+    try:
+        token.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _partial(text: bytes) -> bytes:
+    """The bytes of a character that is cut off at the end, if one is."""
+    for back in range(1, min(4, len(text) + 1)):
+        byte = text[-back]
+        if byte >= 0xC0:
+            need = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return text[-back:] if back < need else b""
+        if byte < 0x80:
+            return b""
+    return b""
+
+
+def _continued(text: bytes) -> "list[bytes]":
+    """The text with every continuation that matters; none where it is not UTF-8 but for a character cut off."""
+    partial = _partial(text)
+    if not _is_text(text[: len(text) - len(partial)]):
+        return []
+    if not partial:
+        return [text + after for after in _LOOK_AHEAD if text or after]
+    return [text + rest + after for rest in _completions(partial) for after in _AFTER_CHARACTER]
+
+
+@cache
+def _completions(partial: bytes) -> tuple[bytes, ...]:
+    """What can complete a character cut off, one way for each kind of character."""
+    lead = partial[0]
+    need = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+    value = lead & (0x1F if need == 2 else 0x0F if need == 3 else 0x07)
+    for byte in partial[1:]:
+        value = value << 6 | byte & 0x3F
+    missing = need - len(partial)
+    low, high = value << 6 * missing, min((value + 1) << 6 * missing, 0x110000)
+    low = max(low, {2: 0x80, 3: 0x800, 4: 0x10000}[need])
+    points = np.arange(low, high)
+    points = points[(points < 0xD800) | (points > 0xDFFF)]
+    first = np.unique(scanners.class_table()[points], return_index=True)[1]
+    chosen = {chr(points[i]) for i in first} | {chr(point) for point in points[:64] if chr(point) in _NAMED}
+    encoded = [character.encode() for character in sorted(chosen)]
+    return tuple(code[len(partial) :] for code in encoded if code.startswith(partial))
+
+
+@cache
+def _kind(character: str) -> int:
+    """The kind that a run is of."""
+    flags = int(scanners.class_table()[ord(character)])
+    return scanners.SPACE if flags & scanners.SPACE else flags
+
+
+@cache
+def _stand_in(character: str, named: bool) -> bytes:
+    """A character of the same kind, the same one for all of that kind; itself where regexes name it."""
+    flags = int(scanners.class_table()[ord(character)])
+    if flags & scanners.SPACE:
+        return character.encode() if character.isascii() else "\u00a0".encode()
+    if named and character in _NAMED:
+        return character.encode()
+    if flags == scanners.OTHER:
+        return character.encode() if character in "'/" else b"."
+    return chr(int(np.argmax(scanners.class_table() == flags))).encode()
+
+
+def _ends_in_contraction(shape: bytes) -> bool:
+    return shape.endswith(b"'") or shape[-2:-1] == b"'"
+
+
+def _collapse(
+    raw: bytes, marks: dict[int, int], *, runs_kept: int | None, named_start: bool
+) -> tuple[int, bytes, bytes]:
+    """(number of runs, shape, mark after each byte of the shape) of the last runs of a text, or of all.
+
+    Characters become their stand-ins. Runs of letters shrink to two, but for the first two letters after an apostrophe
+    (and, with `named_start`, at the beginning), which stay; runs of digits shrink by threes, of signs to three. A
+    character that is cut off at the beginning is left out, one at the end stays as it is.
+    """
+    start = 0
+    while start < len(raw) and raw[start] & 0xC0 == 0x80:
+        start += 1
+    partial = _partial(raw[start:])
+    runs: list[tuple[int, list[tuple[str, int]]]] = []
+    at = start
+    for character in raw[start : len(raw) - len(partial)].decode(errors="replace"):
+        at += len(character.encode())
+        kind = _kind(character)
+        if not runs or runs[-1][0] != kind:
+            runs.append((kind, []))
+        runs[-1][1].append((character, at))
+    count = len(runs)
+    shape, after = bytearray(), bytearray()
+    head = 2 if named_start else 0
+    for kind, run in runs if runs_kept is None else runs[-runs_kept:]:
+        size, dropped = len(run), 0
+        if kind & scanners.LETTER:
+            dropped = max(0, size - head - 2)
+            run = run[:head] + run[head + dropped :]
+        elif kind & scanners.NUMBER:
+            run = run[3 * max(0, (size - 4) // 3) :]
+        else:
+            run = run[-8 if kind & scanners.SPACE else -3 :]
+        for k, (character, end) in enumerate(run):
+            code = _stand_in(character, named=k < head)
+            # Where letters were left out no piece ends, whatever follows: tokens may end there.
+            mark = 1 if dropped and head <= k < len(run) - 1 else marks.get(end, 0)
+            shape += code
+            after += b"\0" * (len(code) - 1) + bytes([mark])
+        head = 2 if run[-1][0] == "'" else 0
+    for k, byte in enumerate(partial, len(raw) - len(partial) + 1):
+        shape.append(byte)
+        after.append(marks.get(k, 0))
+    return count, bytes(shape), bytes(after)
