@@ -14,6 +14,7 @@ keeps for other segmentations of the same text. Three numbers, over the same spa
 
 import hashlib
 import heapq
+import inspect
 import itertools
 import math
 import re
@@ -31,10 +32,10 @@ from isotok.keyed import keyed_rng
 from isotok.progress import progress
 
 LEAST_BYTES, MOST_BYTES = 16, 24
-CONTEXT_BYTES = 128
-TOLERANCE = 0.01
-"""Nats between the bounds at which a span is done: 0.001 bits per byte at 16 bytes."""
-ROWS = 512
+CONTEXT_BYTES = 64
+TOLERANCE = 0.02
+"""Nats between the bounds at which a span is done: under 0.002 bits per byte."""
+ROWS = 2048
 """Rows of ids scored for a span at most."""
 _ROWS_A_ROUND = 8
 _LINE_START = re.compile(rb"(?:(?<=\n)|\A)(?=[^\s])")
@@ -113,7 +114,7 @@ def score_spans(
 ) -> list[SpanScore | None]:
     """One score per span, None where a token of E(document) reaches across an end of it (a superword, mostly).
 
-    Every span is scored after the 128 bytes before it (whole tokens, so a little more) or all there are.
+    Every span is scored after the 64 bytes before it (whole tokens, so a little more) or all there are.
     """
     spelling = _Spelling(encoder)
     limit = max_positions(model)
@@ -339,6 +340,7 @@ def _log_probabilities(model: Any, rows: Sequence[tuple[list[int], Path]]) -> It
     """For each (context, path), its number and (len(path), vocabulary) log-probabilities before each token of path."""
     device = next(model.parameters()).device
     most = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    slices = "logits_to_keep" in inspect.signature(type(model).forward).parameters
     training = model.training
     model.eval()
     try:
@@ -351,10 +353,14 @@ def _log_probabilities(model: Any, rows: Sequence[tuple[list[int], Path]]) -> It
             for k, i in enumerate(batch):
                 line = list(itertools.chain(*rows[i]))[:-1]
                 ids[k, : len(line)] = line
-            logits = model(input_ids=torch.from_numpy(ids).to(device), use_cache=False).logits
+            kept_from = min(len(rows[i][0]) for i in batch) - 1
+            keep = {"logits_to_keep": longest - kept_from} if slices else {}
+            logits = model(input_ids=torch.from_numpy(ids).to(device), use_cache=False, **keep).logits
+            logits = logits[:, kept_from - longest :]
             for k, i in enumerate(batch):
                 context, path = rows[i]
-                part = logits[k, len(context) - 1 : len(context) - 1 + len(path)].float()
+                begin = len(context) - 1 - kept_from
+                part = logits[k, begin : begin + len(path)].float()
                 yield i, torch.log_softmax(part, -1).cpu().numpy()
     finally:
         model.train(training)

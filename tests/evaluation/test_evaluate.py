@@ -165,3 +165,24 @@ def test_reference_is_of_the_same_documents(tiny_corpus: Path, tmp_path: Path) -
     chosen = choose_documents(read_documents(tiny_corpus, "test"), RECIPE.max_bytes)
     assert figures["test_bytes"] == sum(d.n_bytes for d in chosen)
     assert 0 < figures["markov_3"] < figures["byte_unigram"] < 8
+
+
+def test_spans_are_scored_over_their_segmentations_only_when_asked(
+    model_dir: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    recipe = Evaluation(max_bytes=3000, tasks=(), items=1, samples=0, segmentations=5)
+    results = evaluate(recipe, model_dir, tiny_corpus, 128, tmp_path)
+    rows = [r for r in pq.read_table(tmp_path / "items.parquet").to_pylist() if r["kind"] == "segmentation"]
+    raw = {d.id: d.text.encode() for d in read_documents(tiny_corpus, "test")}
+    assert results["segmentations"]["spans"] == len(rows) == len({r["item"] for r in rows}) == 5
+    scored = [r for r in rows if r["nats"] is not None]
+    assert results["segmentations"]["crossed"] == 5 - len(scored) < 5
+    for row in scored:
+        document, _, place = row["item"].rpartition(":")
+        begin, end = map(int, place.split("-"))
+        assert row["bytes"] == end - begin == len(raw[document][begin:end])
+        assert row["marginal_nats_least"] <= row["marginal_nats"] <= row["nats"]
+        assert row["canonicalised_nats"] <= row["nats"]
+    bits = sum(r["marginal_nats"] for r in scored) / math.log(2) / sum(r["bytes"] for r in scored)
+    assert results["segmentations"]["marginal"] == pytest.approx(bits)
+    assert Evaluation().segmentations == 0
