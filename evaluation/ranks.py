@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Ranks wait for the slowest; a rank that died is noticed by the launcher.
+_MEETING = datetime.timedelta(minutes=5)
+# Afterwards, ranks wait for the slowest; one that died is noticed by the launcher.
 _PATIENCE = datetime.timedelta(days=2)
 
 
@@ -50,11 +51,9 @@ def join_ranks() -> Ranks:
     """Meet the other processes that the launcher announced in RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return Ranks()
-    if dist.is_initialized():
-        group = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    else:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
-        group = dist.group.WORLD
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=_MEETING)
+    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     return Ranks(dist.get_rank(), dist.get_world_size(), group)
 
 
