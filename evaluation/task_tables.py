@@ -132,14 +132,15 @@ def methods_table(results: Mapping[str, Any]) -> Table:
     arms = results["arms"]
     rows = []
     for task, stated in next(iter(arms.values()))["tasks"].items():
-        for method in stated["methods"] or {}:
+        for method, compared in (stated["methods"] or {}).items():
+            if method == compared["against"]:
+                continue
             cells = []
             for arm in arms.values():
                 figures = arm["tasks"][task]["methods"][method]
                 note = f"{number(figures['margin_gap'], 2)} nats · accuracy {share(figures['acc'])}"
                 cells.append(Cell(share(figures["differs"]), figures["differs"], note=note))
-            against = stated["methods"][method]["against"]
-            rows.append((Cell(task, note=f"{method} against {against}"), *cells))
+            rows.append((Cell(task, note=f"{method} against {compared['against']}"), *cells))
     return Table(
         "How much the method of scoring matters where a cut falls inside a token: share of items whose likeliest "
         "choice is another one; below it the mean change of the gold choice's margin over the best other one, and the "
