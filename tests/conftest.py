@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+from collections.abc import Iterator
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -10,6 +12,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run in the ba
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 
@@ -33,6 +36,28 @@ def tiny_texts(count: int = 60) -> list[str]:
             lines.append(" ".join(words).capitalize() + (" naïve é—" if index % 5 == 0 else "") + f" {index}.")
         texts.append("\n".join(lines) + "\n")
     return texts
+
+
+class NetworkUsed(BaseException):
+    """A test reached out of this machine. No Exception: what it calls might take that for a missing network."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Sockets of this process connect to this machine only; commands that tests start are told to stay offline."""
+    patch = pytest.MonkeyPatch()
+    for name in ("connect", "connect_ex"):
+        real = getattr(socket.socket, name)
+
+        def guarded(self: socket.socket, address: Any, real: Any = real) -> Any:
+            host = address[0] if isinstance(address, tuple) else ""  # a path: a socket of this machine
+            if host not in ("", "localhost", "::1") and not str(host).startswith("127."):
+                raise NetworkUsed(f"a test connects to {address}")
+            return real(self, address)
+
+        patch.setattr(socket.socket, name, guarded)
+    yield
+    patch.undo()
 
 
 @pytest.fixture(scope="session")
