@@ -18,11 +18,12 @@ _HUB_FILE = re.compile(r"hf://datasets/(?P<path>[^/@]+/[^/@]+)(@[^/]+)?/")
 
 @dataclass(frozen=True)
 class Leaf:
-    """One task of lm-eval with its whole config; `yaml` is where it is written."""
+    """One task of lm-eval. `config` is what its file `yaml` says, functions by name only, with `overrides`."""
 
     name: str
     config: Mapping[str, Any]
-    yaml: Path | None
+    overrides: Mapping[str, Any]
+    yaml: Path
 
     @property
     def unfit(self) -> str | None:
@@ -52,7 +53,7 @@ class Leaf:
         if folder.name and folder.exists():
             found = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
             files |= {path.relative_to(folder.parent).as_posix(): path for path in found}
-        if self.yaml is not None and _package() not in self.yaml.resolve().parents:
+        if _package() not in self.yaml.resolve().parents:
             files[self.yaml.name] = self.yaml
         missing = [name for name, path in files.items() if not path.is_file()]
         if missing:
@@ -60,7 +61,13 @@ class Leaf:
         return {Path(name).name: sha256_file(path) for name, path in files.items()}
 
     def pinned(self, revision: str | None, cache: Path) -> dict[str, Any]:
-        """Its config reading that commit of its dataset; with local files, their cache in `cache`."""
+        """Its config, functions and all, reading that commit of its dataset; with local files, their cache in `cache`.
+
+        Loading functions runs code of the task's, which for some (not likelihood tasks) fetches more.
+        """
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        config = {**load_yaml(self.yaml, resolve_func=True), **self.overrides}
         kwargs = dict(self.config.get("dataset_kwargs") or {})
         if revision is None:
             kwargs["cache_dir"] = str(cache)
@@ -72,7 +79,17 @@ class Leaf:
             kwargs["revision"] = revision
         # The scores are our own; lm-eval's metrics may want the network, or more requests.
         metrics = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
-        return {**self.config, "dataset_kwargs": kwargs, "metric_list": metrics}
+        for key in ("tag", "group", "task_list", "task_alias"):
+            config.pop(key, None)
+        # Where solved examples come from the questions themselves, lm-eval leaves out the one that is asked only if
+        # the config names the split for both.
+        fewshot = config.get("fewshot_config") or {}
+        asked = config.get("test_split") or config.get("validation_split")
+        other = [config.get(key) for key in ("training_split", "validation_split", "test_split")]
+        solved = fewshot.get("split") or config.get("fewshot_split") or next(filter(None, other), None)
+        if asked and solved == asked and not fewshot.get("samples"):
+            config |= {"test_split": asked, "fewshot_split": asked}
+        return {**config, "task": self.name, "dataset_kwargs": kwargs, "metric_list": metrics}
 
     def _files(self) -> list[str]:
         found: list[str] = []
@@ -104,20 +121,16 @@ def find_leaves(name: str, overrides: Mapping[str, Any], include_path: str | Non
 
 
 def _leaves(name: str, overrides: Mapping[str, Any], index: Mapping[str, Any]) -> Iterator[Leaf]:
-    from lm_eval.tasks._yaml_loader import load_yaml
-
     entry = index[name]
     if entry.yaml_path is None:  # a tag
         for member in sorted(entry.tags):
             yield from _leaves(member, overrides, index)
         return
-    config = load_yaml(entry.yaml_path, resolve_func=True)
+    config = entry.cfg
     if isinstance(config.get("task"), list):
         yield from _members(config["task"], overrides, index)
         return
-    for key in ("tag", "group", "task_list", "task_alias"):
-        config.pop(key, None)
-    yield Leaf(name, {**config, **overrides, "task": name}, Path(entry.yaml_path))
+    yield Leaf(name, {**config, **overrides}, overrides, Path(entry.yaml_path))
 
 
 def _members(members: list[Any], overrides: Mapping[str, Any], index: Mapping[str, Any]) -> Iterator[Leaf]:

@@ -34,7 +34,9 @@ def test_help_lists_commands_groups_and_keys(tmp_path):
         "tokenizer",
         "encode",
         "pretrain",
+        "benchmark",
         "evaluate",
+        "export-tasks",
         "report",
         "ls",
         "rm",
@@ -43,6 +45,7 @@ def test_help_lists_commands_groups_and_keys(tmp_path):
         assert f"\n  {word} " in done.stdout
     more = isotok("tokenizer", "--help", cwd=tmp_path).stdout
     assert "superbpe" in more
+    assert "bigbench, folder, none, olmes_cf, superbpe_list" in more
     assert "vocab_size: 2048" in more
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluation.benchmarks import BigBench, build_benchmark
 from evaluation.compare import write_comparison
 from scripts.graph import FORMATS
+from tests.evaluation.bigbench_archive import TASKS, write_archive
 from tokenization import TokenData
 from tokenization.chunks import load_chunks
 
@@ -23,6 +25,7 @@ GOLDEN: dict[str, tuple[int, object]] = {
     "tokenizer": (2, "13aa37c9bc13189b"),
     "encode": (2, "d239cc8ee5645fb3"),
     "pretrain": (1, [20, 84, 6720, 20480, 8353013760.0, "2.355"]),
+    "benchmark": (1, "29b2952d0dc96d8d"),
     "evaluate": (2, ["f8f179aa3030c381", "1.77"]),
     "reference": (
         1,
@@ -57,6 +60,15 @@ GOLDEN: dict[str, tuple[int, object]] = {
 }
 
 
+def benchmark_hash(scratch: Path) -> str:
+    path = scratch / "bigbench.tar.gz"
+    scratch.mkdir()
+    recipe = BigBench(tasks=tuple(TASKS), items=3, shots=1, archive=str(path), sha256=write_archive(path))
+    build_benchmark(recipe, recipe.fingerprint(), scratch / "tasks")
+    listed = json.loads((scratch / "tasks" / "tasks.json").read_text())["tasks"]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
+
+
 def outputs(runs: Path, scratch: Path) -> dict[str, object]:
     def one(stage: str, pattern: str = "*") -> Path:
         return next(path for path in sorted((runs / stage).glob(pattern)) if path.is_dir())
@@ -81,6 +93,7 @@ def outputs(runs: Path, scratch: Path) -> dict[str, object]:
         "encode": ids[:16],
         "pretrain": [trained[key] for key in ("steps", "context_tokens", "tokens", "bytes", "flops")]
         + [f"{trained['final_train_bpb']:.4g}"],
+        "benchmark": benchmark_hash(scratch / "benchmark"),
         "evaluate": [evaluated["evaluation_items_sha256"][:16], f"{evaluated['bpb']['bits_per_byte']:.4g}"],
         "reference": {k: f"{v:.4g}" for k, v in data(one("reference") / "reference.json").items() if k != "xz"},
         "report": sorted(data(one("report") / "results.json")),
