@@ -19,7 +19,6 @@ _FIGURES = (
     "acc", "acc_bytes", "acc_pmi", "acc_fewest_tokens", "norm_correct_prob", "gold_bits_per_byte", "greedy",
 )  # fmt: skip
 PLAIN = "plain"
-_COMPARED = ("naive", "backoff", "bytes")  # methods of scoring, the truest last
 
 
 def run(lm: Any, tasks: Sequence[TaskSet]) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
@@ -198,9 +197,9 @@ def _by_method(lm: Any, task: TaskSet) -> dict[str, dict[str, Any]]:
     compared across methods, because bytes of the context that a method scores along are the same for all choices.
     `margin_gap_per_byte`: that over the mean bytes of a gold choice.
     """
-    from evaluation.likelihood import CUTS
+    from evaluation.likelihood import METHODS
 
-    known = [method for method in _COMPARED if method in CUTS or method == "bytes" == lm.scoring]
+    known = [method for method in reversed(METHODS) if method != "bytes" or lm.scoring == "bytes"]
     asked = [(item.context, item.choices) for item in task.items]
     nats = {
         method: [[pair.nats for pair in pairs] for pairs in lm.likelihood.score(asked, method=method)]
@@ -212,7 +211,7 @@ def _by_method(lm: Any, task: TaskSet) -> dict[str, dict[str, Any]]:
 
     truest = nats[known[-1]]
     size = sum(len(item.choices[item.gold].encode()) for item in task.items) / len(task.items)
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     for method, own in nats.items():
         gaps = [abs(margin(item, a) - margin(item, b)) for item, a, b in zip(task.items, own, truest)]
         gap = math.fsum(gaps) / len(gaps)

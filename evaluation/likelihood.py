@@ -1,7 +1,12 @@
 """log P(continuation | context) of byte strings under a causal LM, by a named method.
 
+- `bytes`: exact. P(a text begins with s) is the sum over all covers of s (`tokenization.covers`), and the score is
+  log P(context + continuation) - log P(context). Both boundaries are right, whatever tokens span them. Mass on token
+  sequences that no text encodes to is left out.
 - `backoff`: score from the longest token prefix that E(context) and the E(context + choice) of all choices of one
-  item share. Every choice is then charged for the same bytes: the tail of the context and the choice.
+  item share. Every choice is then charged for the same bytes: the tail of the context and the choice. The right
+  boundary stays open: what could follow the choice inside its last token is not counted. For tokenizers that are not
+  byte-level BPE.
 - `naive`: lm-eval's cut of `E(context + continuation)` at `len(E(context))`, kept to show by how much it is off. A
   superword across that boundary makes it drop or double bytes, or leaves nothing to score; where it would stop the
   run, E(continuation) is scored.
@@ -10,65 +15,305 @@ Every row starts with the end-of-text separator, as in training.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from evaluation.encoding import TextEncoder
-from evaluation.forward import Window, max_positions, score_windows
+from evaluation.forward import max_positions
+from evaluation.trees import STEM, TreeBuilder, TreeScore, score_trees
 from isotok.errors import ConfigError, DataError
+from tokenization.canonical import Canonical
+from tokenization.covers import Cover, covers
 
-Scoring = Literal["backoff", "naive"]
+Scoring = Literal["bytes", "backoff", "naive"]
+METHODS: tuple[Scoring, ...] = get_args(Scoring)
 
-
-@dataclass(frozen=True)
-class Cut:
-    """Where to score a pair: `ids` without separator, ids[first:] are scored; they stand for `n_bytes` bytes."""
-
-    ids: tuple[int, ...]
-    first: int
-    n_bytes: int
+_NODES_PER_TREE = 1024
 
 
 @dataclass(frozen=True)
 class PairScore:
-    """The outcome of one (context, continuation): positive nats over `n_bytes` bytes and `n_tokens` tokens."""
+    """The outcome of one (context, continuation): positive nats over `n_bytes` bytes and `n_tokens` tokens.
+
+    greedy: greedy decoding after the context gives the continuation (by bytes with `bytes`: its last token may go on).
+    spans: a token of E(context + continuation) spans the end of the context.
+    """
 
     nats: float
     greedy: bool
     n_bytes: int
     n_tokens: int
+    spans: bool = False
 
 
-def cut_backoff(
-    encode: Callable[[str], list[int]], lengths: np.ndarray, context: str, choices: Sequence[str]
-) -> list[Cut]:
-    """One cut for all choices of one context (see above)."""
+@dataclass(frozen=True)
+class _Cover:
+    """Covers that end in one node of a tree: the set of their last tokens, and how many of the string's bytes these
+    begin with."""
+
+    node: int
+    tokens: int
+    rest: int
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What of an item's trees makes up one choice: the path to a node (`backoff`, `naive`) or covers (`bytes`)."""
+
+    tree: int
+    data: bytes
+    n_bytes: int
+    n_tokens: int
+    spans: bool
+    node: int = STEM
+    covers: tuple[_Cover, ...] | None = None
+
+
+@dataclass
+class _Plan:
+    """The trees of one item and how its scores are read off them; context: its covers, in the first tree."""
+
+    builders: list[TreeBuilder]
+    choices: list[_Choice | None]
+    context: tuple[_Cover, ...] = ()
+    scores: list[TreeScore] = field(default_factory=list)
+
+
+class Likelihood:
+    """Scores of (context, choices) under one model and tokenizer.
+
+    context_bytes: items whose longest string is longer than this lose the left of their context, whole tokens of it,
+        by bytes and not by tokens, so that every tokenizer sees the same text. `shortened` counts the items that did.
+    Raises ConfigError for a method that the tokenizer cannot have.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, context_bytes: int, method: Scoring = "bytes"):
+        if method not in METHODS:
+            raise ConfigError(f"scoring={method!r}: allowed are {', '.join(METHODS)}")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.encoder = TextEncoder(tokenizer)
+        self.context_bytes = context_bytes
+        self.method = method
+        self.shortened = 0
+        self._limit = max_positions(model)
+        self._known: Canonical | None = None
+        if method == "bytes":
+            _ = self.canonical
+
+    @property
+    def canonical(self) -> Canonical:
+        """What the tokenizer's canonical sequences are; made at first use."""
+        if self._known is None:
+            self._known = Canonical(self.tokenizer)
+        return self._known
+
+    def score(
+        self, items: Sequence[tuple[str, Sequence[str]]], method: Scoring | None = None, advance: Any = None
+    ) -> list[list[PairScore]]:
+        """One score per choice of each (context, choices), in order; an empty choice has 0 nats.
+
+        With `backoff` the choices of an item share their cut. `advance(n)` is called as n items are done. Raises
+        DataError where an item does not fit the model.
+        """
+        chosen = method or self.method
+        plans = [self._plan(context, choices, chosen) for context, choices in items]
+        flat = [builder.tree() for plan in plans for builder in plan.builders]
+        scores = iter(score_trees(self.model, flat, advance=advance))
+        for plan in plans:
+            plan.scores = [next(scores) for _ in plan.builders]
+        return [self._read(plan) for plan in plans]
+
+    def covers(self, text: str) -> list[tuple[tuple[int, ...], np.ndarray]]:
+        """The covers of a text: (ids, tokens), see `tokenization.covers`."""
+        return [(cover.ids, cover.tokens) for cover in self._covers(text.encode(), self._ids(text))]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.encoder(text, "item").ids.tolist()  # type: ignore[no-any-return]
+
+    def _plan(self, context: str, choices: Sequence[str], method: Scoring) -> _Plan:
+        longest = len(context.encode()) + max((len(choice.encode()) for choice in choices), default=0)
+        if method == "bytes":
+            plan = self._plan_bytes(context, choices)
+        else:
+            plan = self._plan_cuts(context, choices, _cut_backoff if method == "backoff" else _cut_naive)
+        self._shorten(plan, longest)
+        return plan
+
+    def _plan_cuts(self, context: str, choices: Sequence[str], cut: Callable[..., Any]) -> _Plan:
+        before = self._ids(context)
+        stem, branches = cut(self._ids, self.encoder.lengths, before, context, choices)
+        plan = _Plan([TreeBuilder([self.encoder.eos_id, *stem])], [])
+        for choice, (ids, n_bytes) in zip(choices, branches):
+            if not choice:
+                plan.choices.append(None)
+                continue
+            builder = self._roomy(plan)
+            data = choice.encode()
+            spans = common_prefix(before, self._ids(context + choice)) < len(before)
+            at = len(plan.builders) - 1
+            plan.choices.append(_Choice(at, data, n_bytes, len(ids), spans, node=builder.add(ids)))
+        return plan
+
+    def _plan_bytes(self, context: str, choices: Sequence[str]) -> _Plan:
+        before = self._ids(context)
+        data = context.encode()
+        wholes = [self._ids(context + choice) for choice in choices]
+        own = self._covers(data, before) if data else []
+        found = [self._covers(data + choice.encode(), ids) if choice else [] for choice, ids in zip(choices, wholes)]
+        # Every text begins with an empty context: its stem is empty.
+        every = [cover.ids for part in (own, *found) for cover in part]
+        stem = common_beginning(every) if data and every else ()
+        plan = _Plan([TreeBuilder([self.encoder.eos_id, *stem])], [])
+        plan.context = self._place(plan.builders[0], len(stem), data, own)
+        for choice, ids, part in zip(choices, wholes, found):
+            if not choice:
+                plan.choices.append(None)
+                continue
+            builder = self._roomy(plan)
+            shared = common_prefix(before, ids)
+            placed = self._place(builder, len(stem), data + choice.encode(), part)
+            plan.choices.append(
+                _Choice(
+                    len(plan.builders) - 1,
+                    choice.encode(),
+                    len(choice.encode()),
+                    len(ids) - shared,
+                    shared < len(before),
+                    covers=placed,
+                )
+            )
+        return plan
+
+    def _roomy(self, plan: _Plan) -> TreeBuilder:
+        """The item's last tree, or a new one with the same stem where that is full."""
+        if len(plan.builders[-1].ids) > _NODES_PER_TREE:
+            plan.builders.append(TreeBuilder(plan.builders[0].stem))
+        return plan.builders[-1]
+
+    def _place(self, builder: TreeBuilder, stem: int, data: bytes, part: Sequence[Cover]) -> tuple[_Cover, ...]:
+        placed = []
+        for cover in part:
+            node = builder.add(cover.ids[stem:])
+            rest = len(data) - int(self.encoder.lengths[list(cover.ids)].sum())
+            placed.append(_Cover(node, builder.ask(node, cover.tokens), rest))
+        return tuple(placed)
+
+    def _covers(self, data: bytes, ids: Sequence[int]) -> list[Cover]:
+        return covers(self.canonical, data, np.asarray(ids, np.int64))
+
+    def _shorten(self, plan: _Plan, longest: int) -> None:
+        """Cut the left of an item's stem where its longest string exceeds the context, or the model's positions."""
+        if not plan.builders:
+            return
+        stem = plan.builders[0].stem[1:]
+        reach = np.cumsum(self.encoder.lengths[stem])
+        drop = 0
+        if longest > self.context_bytes:
+            drop = min(len(stem), int(np.searchsorted(reach, longest - self.context_bytes)) + 1)
+        if self._limit is not None:
+            depth = max(_fed_depth(builder) for builder in plan.builders)
+            drop = max(drop, len(stem) + 1 + depth - self._limit)
+            if drop > len(stem):
+                raise DataError(
+                    f"a continuation of {depth} tokens and more does not fit the model's {self._limit} positions"
+                )
+        if drop > 0:
+            self.shortened += 1
+            for builder in plan.builders:
+                builder.stem = np.concatenate([builder.stem[:1], stem[drop:]])
+
+    def _read(self, plan: _Plan) -> list[PairScore]:
+        base = _log_sum(plan.builders[0], plan.scores[0], plan.context) if plan.context else 0.0
+        scores = []
+        for choice in plan.choices:
+            if choice is None:
+                scores.append(PairScore(0.0, True, 0, 0))
+                continue
+            builder, tree = plan.builders[choice.tree], plan.scores[choice.tree]
+            if choice.covers is not None:
+                nats = base - _log_sum(builder, tree, choice.covers)
+                greedy = self._greedy(plan, choice)
+            else:
+                path = builder.path(choice.node)
+                nats = -float(tree.log_p[path].sum())
+                greedy = tree.best[[STEM, *path[:-1]]].tolist() == [builder.ids[node] for node in path]
+            scores.append(PairScore(nats, greedy, choice.n_bytes, choice.n_tokens, choice.spans))
+        return scores
+
+    def _greedy(self, plan: _Plan, choice: _Choice) -> bool:
+        """Whether the likeliest cover of the context, and then the model's first choices, spell the continuation."""
+        builder, tree = plan.builders[choice.tree], plan.scores[choice.tree]
+        tokens = self.canonical.tokens
+        left = choice.data
+        node: int | None = STEM
+        if plan.context:
+            first, score = plan.builders[0], plan.scores[0]
+            cover = max(plan.context, key=lambda c: score.log_p[first.path(c.node)].sum() + score.best_log_p[c.tokens])
+            token = int(score.set_best[cover.tokens])
+            over = tokens[token][cover.rest :]
+            if over.startswith(left):
+                return True
+            if not left.startswith(over):
+                return False
+            left = left[len(over) :]
+            for step in [*(first.ids[k] for k in first.path(cover.node)), token]:
+                node = builder.child(node, step) if node is not None else None
+        while node is not None:
+            token = int(tree.best[node])
+            piece = tokens[token] if 0 <= token < len(tokens) else b""
+            if piece and piece.startswith(left):
+                return True
+            if not piece or not left.startswith(piece):
+                return False
+            left = left[len(piece) :]
+            node = builder.child(node, token)
+        return False  # off the paths that begin encodings of context and continuation
+
+
+def _log_sum(builder: TreeBuilder, tree: TreeScore, placed: Sequence[_Cover]) -> float:
+    """log of the summed probability of covers, relative to the stem."""
+    parts = [tree.log_p[builder.path(cover.node)].sum() + tree.set_log_p[cover.tokens] for cover in placed]
+    return float(np.logaddexp.reduce(parts)) if parts else -np.inf
+
+
+def _fed_depth(builder: TreeBuilder) -> int:
+    """The most tokens after the stem that are fed on one path."""
+    depth = [0] * len(builder.ids)
+    fed = 0
+    asked = {node for node, _ in builder.sets}
+    for node, parent in enumerate(builder.parents):
+        above = 0 if parent == STEM else depth[parent]
+        depth[node] = above + 1
+        fed = max(fed, above, depth[node] if node in asked else 0)
+    return fed
+
+
+def _cut_backoff(
+    encode: Callable[[str], list[int]], lengths: np.ndarray, before: list[int], context: str, choices: Sequence[str]
+) -> tuple[list[int], list[tuple[list[int], int]]]:
+    """The stem of all choices, and for each its ids after the stem and the bytes that they are charged for."""
     wholes = [encode(context + choice) for choice in choices]
-    shared = encode(context)
+    shared = before
     for whole in wholes:
         shared = shared[: common_prefix(shared, whole)]
-    first = len(shared)
-    return [Cut(tuple(whole), first, int(lengths[whole[first:]].sum())) for whole in wholes]
+    return shared, [(whole[len(shared) :], int(lengths[whole[len(shared) :]].sum())) for whole in wholes]
 
 
-def cut_naive(
-    encode: Callable[[str], list[int]], lengths: np.ndarray, context: str, choices: Sequence[str]
-) -> list[Cut]:
-    """lm-eval's cut of each pair by itself: white space at the context's end moves into the continuation, then
-    E(context) is followed by what E(context + continuation) has beyond that many tokens."""
-    cuts = []
+def _cut_naive(
+    encode: Callable[[str], list[int]], lengths: np.ndarray, before: list[int], context: str, choices: Sequence[str]
+) -> tuple[list[int], list[tuple[list[int], int]]]:
+    """The same by lm-eval's rule: white space at the context's end moves into the continuation, then E(context) is
+    followed by what E(context + continuation) has beyond that many tokens."""
+    stripped = context.rstrip()
+    left = before if stripped == context else encode(stripped)
+    branches = []
     for choice in choices:
-        stripped = context.rstrip()
         moved = context[len(stripped) :] + choice
-        left = encode(stripped)
-        right = encode(stripped + moved)[len(left) :] or encode(moved)
-        cuts.append(Cut(tuple(left + right), len(left), len(moved.encode())))
-    return cuts
-
-
-CUTS: dict[str, Callable[..., list[Cut]]] = {"backoff": cut_backoff, "naive": cut_naive}
+        branches.append((encode(stripped + moved)[len(left) :] or encode(moved), len(moved.encode())))
+    return left, branches
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -79,59 +324,7 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-class Likelihood:
-    """Scores of (context, choices) under one model and tokenizer.
-
-    context_bytes: strings longer than this lose the left of their context, by bytes and not by tokens, so that every
-        tokenizer sees the same text. `shortened` counts the strings that did.
-    """
-
-    def __init__(self, model: Any, tokenizer: Any, *, context_bytes: int, method: Scoring = "backoff"):
-        if method not in CUTS:
-            raise ConfigError(f"scoring={method!r}: allowed are {', '.join(CUTS)}")
-        self.model = model
-        self.encoder = TextEncoder(tokenizer)
-        self.context_bytes = context_bytes
-        self.method = method
-        self.shortened = 0
-        self._limit = max_positions(model)
-
-    def score(self, items: Sequence[tuple[str, Sequence[str]]], method: Scoring | None = None) -> list[list[PairScore]]:
-        """One score per choice of each (context, choices), in order. The choices of an item share their cut."""
-        cuts = [
-            CUTS[method or self.method](self._ids, self.encoder.lengths, context, choices) for context, choices in items
-        ]
-        flat = self._score([cut for own in cuts for cut in own])
-        at = iter(flat)
-        return [[next(at) for _ in own] for own in cuts]
-
-    def _ids(self, text: str) -> list[int]:
-        return self.encoder(text, "item").ids.tolist()  # type: ignore[no-any-return]
-
-    def _score(self, cuts: Sequence[Cut]) -> list[PairScore]:
-        unique = list(dict.fromkeys(cut for cut in cuts if cut.first < len(cut.ids)))
-        nats, greedy = score_windows(self.model, [self._window(cut) for cut in unique], greedy=True)
-        found = {cut: (float(n.sum()), g) for cut, n, g in zip(unique, nats, greedy)}
-        scores = []
-        for cut in cuts:
-            total, hit = found.get(cut, (0.0, True))
-            scores.append(PairScore(total, hit, cut.n_bytes, len(cut.ids) - cut.first))
-        return scores
-
-    def _window(self, cut: Cut) -> Window:
-        """Separator and ids; the left of a context that does not fit goes, whole tokens of it."""
-        ids = np.array(cut.ids, dtype=np.int64)
-        sizes = self.encoder.lengths[ids]
-        left = 0
-        if int(sizes.sum()) > self.context_bytes:
-            ends_from_right = np.cumsum(sizes[::-1])
-            left = len(ids) - int(np.searchsorted(ends_from_right, self.context_bytes, side="right"))
-        if self._limit is not None:
-            left = max(left, len(ids) - self._limit)  # the separator and all ids but the last are read
-            if left > cut.first:
-                raise DataError(
-                    f"a continuation of {len(ids) - cut.first} tokens does not fit the model's {self._limit} positions"
-                )
-        left = min(left, cut.first)
-        self.shortened += left > 0
-        return Window(np.concatenate([[self.encoder.eos_id], ids[left:]]), cut.first - left + 1)
+def common_beginning(sequences: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """What all sequences begin with."""
+    low, high = min(sequences), max(sequences)  # the two that differ first differ from all the others no earlier
+    return low[: common_prefix(low, high)]
