@@ -226,7 +226,7 @@ def _run(overrides: list[str], multirun: bool) -> None:
 
 def _plan(overrides: list[str], multirun: bool) -> None:
     from scripts.compose import build_experiment
-    from scripts.graph import Graph
+    from scripts.graph import Graph, has_benchmark
     from scripts.local import run_graph
     from scripts.plan import plan_experiment, print_plan
     from scripts.store import Store
@@ -240,6 +240,8 @@ def _plan(overrides: list[str], multirun: bool) -> None:
     data = [graph.encode(run) for run in unknown]
     run_graph(data, store, jobs=jobs, threads=threads, plugins=experiment.plugins)
     print_plan(plan_experiment(experiment, graph, store, measure=True), file=sys.stdout)
+    for label in sorted({run.benchmark.label for run in experiment.runs() if has_benchmark(run)}):
+        say(f"benchmark {label}: made before training and asked of every checkpoint; its time is not in the table")
 
 
 def _stage(stage: str, overrides: list[str]) -> None:

@@ -210,22 +210,109 @@ def test_unknown_tasks_are_named(own_tasks: Path, only_own: None) -> None:
         listed(own_tasks, {"x": {"task": "iso_choic"}}).fingerprint()
 
 
+# One row of each dataset, with the columns that its card shows.
+ANIMAL = {"text": ["dog", "owl", "cow"], "label": ["A", "B", "C"]}
+HUB: dict[str, list[dict[str, Any]]] = {
+    "allenai/ai2_arc": [{"question": "Which is a bird?", "choices": ANIMAL, "answerKey": "B"}],
+    "allenai/openbookqa": [{"question_stem": "A bird is", "choices": ANIMAL, "answerKey": "B"}],
+    "tau/commonsense_qa": [{"question": "Which is a bird? ", "choices": ANIMAL, "answerKey": "B"}],
+    "Rowan/hellaswag": [
+        {"activity_label": "Birds", "ctx_a": "An owl sits.", "ctx_b": "it",
+         "endings": ["barks.", "hoots."], "label": "1"}
+    ],
+    "baber/piqa": [{"goal": "See a bird", "sol1": "Look up.", "sol2": "Look down.", "label": 0}],
+    "lighteval/siqa": [
+        {"context": "Kim saw an owl.", "question": "Who hooted?", "answerA": "Kim", "answerB": "no one",
+         "answerC": "the owl",
+         "label": "3"}
+    ],
+    "cais/mmlu": [{"question": " Which is a bird? ", "choices": ["dog", "owl", "cow", "koi"], "answer": 1}],
+    "aps/super_glue": [
+        {"premise": "The owl left.", "choice1": "It saw me.", "choice2": "It slept.", "question": "cause", "label": 0,
+         "passage": "Owls hoot.", "idx": 0}
+    ],
+    "allenai/winogrande": [
+        {"sentence": "The owl ate the mouse as _ was hungry.", "option1": "the owl",
+         "option2": "the mouse", "answer": "1"}
+    ],
+    "lighteval/winograd_wsc": [
+        {"text": "The owl ate the mouse because it was hungry.", "pronoun": "it", "pronoun_loc": 30,
+         "options": ["The owl", "The mouse"], "label": 0}
+    ],
+    "EleutherAI/lambada_openai": [{"text": "The owl and the mouse"}],
+    "hails/agieval-lsat-ar": [{"query": "Q? A:", "choices": ["(A)one", "(B)two"], "gold": [1]}],
+    "hails/bigbench": [
+        {"inputs": "Q? A:", "targets": ["two"],
+         "multiple_choice_targets": ["one", "two"], "multiple_choice_scores": [0, 1]}
+    ],
+    "json": [{"context": "Question: What is 1 plus 1?\nAnswer:", "completion": " 2"}],
+}  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["olmes_cf", "superbpe_list"])
-def test_shipped_lists_name_tasks_that_lm_eval_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_lists_ask_in_cloze_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
     import tokenization.hub
     from evaluation.benchmarks import leaves
 
+    def load(path: str, config: str | None = None, **keys: Any) -> Any:
+        files = str(keys.get("data_files", ""))
+        assert keys.get("revision") == "a" * 40 or f"hf://datasets/EleutherAI/arithmetic@{'a' * 40}/data/" in files
+        rows = datasets.Dataset.from_list(HUB[path])
+        return datasets.DatasetDict(dict.fromkeys(("train", "validation", "test", "default", "dev"), rows))
+
     leaves._index.cache_clear()
     monkeypatch.setattr(tokenization.hub, "newest_revision", lambda path: "a" * 40)
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, name=None, **keys: load(path, name, **keys))
     recipe = build_experiment(["experiment=smoke", f"benchmark={name}"]).runs()[0].benchmark
-    found = recipe.fingerprint()["tasks"]
-    pinned = {task for task, entry in found.items() if entry["revisions"]}
+    assert build(describe(recipe), "benchmark") == recipe
+    made = sets(recipe)
+    asked = {
+        task.name: (task.items[0].context, task.items[0].choices, task.items[0].gold)
+        for task in made.values()
+        if task.items
+    }
+    about = "The following are questions (with answers) about"
+    bird = ((" dog", " owl", " cow"), 1)
+    expected: dict[str, Any] = {
+        "arc_easy": ("Question: Which is a bird?\nAnswer:", *bird),
+        "arc_challenge": ("Question: Which is a bird?\nAnswer:", *bird),
+        "openbookqa": ("Question: A bird is\nAnswer:", *bird),
+        "commonsense_qa": ("Question: Which is a bird?\nAnswer:", *bird),
+        "hellaswag": ("Birds: An owl sits. It", (" barks.", " hoots."), 1),
+        "piqa": ("Goal: See a bird\nAnswer:", (" Look up.", " Look down."), 0),
+        "mmlu": (
+            f"{about} abstract algebra.\n\nQuestion: Which is a bird?\nAnswer:",
+            (" dog", " owl", " cow", " koi"),
+            1,
+        ),
+    }
     if name == "olmes_cf":
-        assert pinned == set(found) and len(found) == 8
-        assert build(describe(recipe), "benchmark") == recipe
+        choices = (" Kim", " no one", " the owl")
+        expected["social_iqa"] = ("Question: Kim saw an owl. Who hooted?\nAnswer:", choices, 2)
     else:
-        assert len(found) == 30 and len(pinned) == 17
+        expected |= {
+            "arithmetic": ("Question: What is 1 plus 1?\nAnswer:", (" 2",), 0),
+            "lsat_ar": ("Q? A:", (" (A)one", " (B)two"), 1),
+            "boolq": ("Owls hoot.\nQuestion: cause?\nAnswer:", (" no", " yes"), 0),
+            "copa": ("The owl left because", (" it saw me.", " it slept."), 0),
+            "winograd": (
+                "The owl ate the mouse because the",
+                (" owl was hungry.", " mouse was hungry."),
+                0,
+            ),
+            "winogrande": ("The owl ate the mouse as the", (" owl was hungry.", " mouse was hungry."), 0),
+            "lambada": ("The owl and the", (" mouse",), 0),
+            "language_identification": ("Q? A:", (" one", " two"), 1),
+            "cs_algorithms": ("Q? A:", (" one", " two"), 1),
+            "dyck_languages": ("Q? A:", (" one", " two"), 1),
+        }
+    assert asked == expected
+    assert len(made) == (8 if name == "olmes_cf" else 30)
+    assert len(made["mmlu"].items) == 57
+    assert all(task.missing and "form" in task.missing for task in made.values() if not task.items)
 
 
 def test_contexts_that_differ_are_cut_behind_a_common_word() -> None:
