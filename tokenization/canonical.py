@@ -67,6 +67,7 @@ class Canonical:
         self._made_by = made_by
         self._crossed: dict[tuple[int, int], bool] = {}
         self._rows: dict[int, np.ndarray] = {}
+        self._tails: dict[tuple[int, ...], tuple[int, bytes, bytes]] = {}
         self._encoded: dict[bytes, tuple[int, ...]] = {}
 
         # Only tokens that their own bytes encode to can ever stand in an encoding.
@@ -166,16 +167,21 @@ class Canonical:
 
     def _tail(self, ids: Sequence[int]) -> tuple[bytes, bytes]:
         """The end of the text of ids as (shape, marks): see the module, and `canonical_kernel.fits` for marks."""
-        take = 16
+        take = 8
         while True:
-            last = list(ids[-take:])
-            parts = [self.tokens[i] for i in last]
-            marks, at = {}, 0
-            for (left, right), part in zip(itertools.pairwise(last), parts):
-                at += len(part)
-                marks[at] = 2 if self.crosses(left, right) else 1
-            runs, shape, kept = _collapse(b"".join(parts), marks, runs_kept=_RUNS, named_start=False)
-            if runs > _RUNS or take >= len(ids) or take >= 256:
+            last = tuple(ids[-take:])
+            known = self._tails.get(last)
+            if known is None:
+                parts = [self.tokens[i] for i in last]
+                marks, at = {}, 0
+                for (left, right), part in zip(itertools.pairwise(last), parts):
+                    at += len(part)
+                    marks[at] = 2 if self.crosses(left, right) else 1
+                if len(self._tails) > 500_000:
+                    self._tails.clear()
+                known = self._tails[last] = _collapse(b"".join(parts), marks, runs_kept=_RUNS, named_start=False)
+            runs, shape, kept = known
+            if runs > _RUNS or take >= len(ids) or take >= 512:
                 return shape, kept
             take *= 4
 
@@ -265,12 +271,22 @@ class Canonical:
         if not texts:
             raise DataError("text is not UTF-8")
         found, starts = self._pieces(texts)
-        ways: dict[tuple[int, ...], None] = {}
-        for first, last in itertools.pairwise(starts.tolist()):
-            low, high = np.searchsorted(found, [first, last], side="right")
-            inside = found[low:high] - first + start
-            ways[tuple(inside[inside < len(text)].tolist())] = None
-        return ends[ends <= start], list(ways)
+        owner = np.searchsorted(starts, found, side="left") - 1
+        place = found - starts[owner]
+        inside = place < len(text) - start
+        # Ways are told apart by sums of random numbers, one a place.
+        sums = np.zeros(len(texts), np.uint64)
+        np.add.at(sums, owner[inside], _noise(len(text) - start)[place[inside]])
+        ways = []
+        for k in np.sort(np.unique(sums, return_index=True)[1]).tolist():
+            mine = place[inside & (owner == k)]
+            ways.append(tuple((mine + start).tolist()))
+        return ends[ends <= start], ways
+
+
+@cache
+def _noise(size: int) -> np.ndarray:
+    return np.random.default_rng(1234).integers(1 << 63, size=size, dtype=np.uint64)
 
 
 def _restart(text: bytes) -> int:
@@ -376,7 +392,7 @@ def _ends_in_contraction(shape: bytes) -> bool:
 def _collapse(
     raw: bytes, marks: dict[int, int], *, runs_kept: int | None, named_start: bool
 ) -> tuple[int, bytes, bytes]:
-    """(number of runs, shape, mark after each byte of the shape) of the last runs of a text, or of all.
+    """(number of runs looked at, shape, mark after each byte of the shape) of the last runs of a text, or of all.
 
     Characters become their stand-ins. Runs of letters shrink to two, but for the first two letters after an apostrophe
     (and, with `named_start`, at the beginning), which stay; runs of digits shrink by threes, of signs to three. A
@@ -386,14 +402,18 @@ def _collapse(
     while start < len(raw) and raw[start] & 0xC0 == 0x80:
         start += 1
     partial = _partial(raw[start:])
+    # From the end, and no further than it takes to know that there are more runs than are kept.
     runs: list[tuple[int, list[tuple[str, int]]]] = []
-    at = start
-    for character in raw[start : len(raw) - len(partial)].decode(errors="replace"):
-        at += len(character.encode())
+    end = len(raw) - len(partial)
+    for character in reversed(raw[start:end].decode(errors="replace")):
         kind = _kind(character)
         if not runs or runs[-1][0] != kind:
+            if runs_kept is not None and len(runs) > runs_kept:
+                break
             runs.append((kind, []))
-        runs[-1][1].append((character, at))
+        runs[-1][1].append((character, end))
+        end -= len(character.encode())
+    runs = [(kind, run[::-1]) for kind, run in reversed(runs)]
     count = len(runs)
     shape, after = bytearray(), bytearray()
     head = 2 if named_start else 0
