@@ -224,7 +224,7 @@ def _distinct(examples: Sequence[Any]) -> list[Any]:
 
 
 def _name(task: str) -> str:
-    return "bb_" + task.replace("/", ".")
+    return "bb_" + task.replace("/", "-")
 
 
 def _missing(task: str, reason: str) -> TaskSet:

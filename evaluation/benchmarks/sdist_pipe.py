@@ -8,6 +8,7 @@ imported by other programs, so this stands alone in a process; whatever goes wro
 """
 
 import json
+import logging
 import sys
 from typing import Any, BinaryIO
 
@@ -17,12 +18,17 @@ PIECE = 1 << 18
 def main(name: str, version: str) -> None:
     out = sys.stdout.buffer
     sys.stdout = sys.stderr  # pip may print; the pipe holds the file alone
+    said: list[str] = []  # an index that cannot be reached is no error for pip, but a line in its log
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.basicConfig(level=logging.DEBUG, handlers=[handler])
     try:
         send(name, version, out)
     except BrokenPipeError:
         raise SystemExit(1) from None
     except Exception as error:  # network, index, another pip: the reader gets one line
-        reason = (str(error).strip().splitlines() or [""])[0]
+        failed = [line for line in said if line.startswith("Could not fetch")] if isinstance(error, LookupError) else []
+        reason = " ".join("; ".join([str(error), *failed[-1:]]).split())[:400]
         print(f"{type(error).__name__}: {reason}", file=sys.stderr)
         raise SystemExit(1) from None
 

@@ -44,7 +44,7 @@ def sets(recipe: Any) -> dict[str, TaskSet]:
 
 def test_items_are_what_big_bench_asks(tmp_path: Path, no_network: None) -> None:
     made = sets(bigbench(tmp_path, "animals", "plain", "sums/small", "spelling"))
-    assert list(made) == ["bb_animals", "bb_plain", "bb_sums.small", "bb_spelling"]
+    assert list(made) == ["bb_animals", "bb_plain", "bb_sums-small", "bb_spelling"]
     asked = {name: [(i.context, i.choices, i.gold) for i in task.items] for name, task in made.items()}
     # Written out by hand. The order of listed choices is that of numpy's RandomState(42).permutation over the sorted
     # ones: [1, 0] for two, [0, 1, 2] for three.
@@ -56,7 +56,7 @@ def test_items_are_what_big_bench_asks(tmp_path: Path, no_network: None) -> None
         ("\nQ: The word hte is \nA:", (" the",), 0),
         ("\nQ: The word nad is \n  choice: dan\n  choice: and\nA:", (" and",), 0),
     ]
-    assert asked["bb_sums.small"] == [("\nQ: 1 and 1\n- 2\n- 3\n- owl\nA:", (" 3", " 2", " owl"), 1)]
+    assert asked["bb_sums-small"] == [("\nQ: 1 and 1\n- 2\n- 3\n- owl\nA:", (" 3", " 2", " owl"), 1)]
     assert asked["bb_animals"][0] == (
         "\nQ: Is a cat an animal?\n  choice: yes\n  choice: no\nA:",
         (" yes", " no"),
@@ -176,6 +176,10 @@ def test_pip_fetches_without_running_set_up(tmp_path: Path, monkeypatch: pytest.
         sets(BigBench(tasks=("plain",), sha256="1" * 64))
     monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "none").as_uri())
     with pytest.raises(DataError, match=r"pip cannot fetch its source \(.*benchmark.archive=PATH"):
+        sets(recipe)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://localhost:1/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with pytest.raises(DataError, match=r"Could not fetch URL http://localhost:1/simple/bigbench/: connection error"):
         sets(recipe)
 
 

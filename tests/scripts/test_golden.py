@@ -25,7 +25,7 @@ GOLDEN: dict[str, tuple[int, object]] = {
     "tokenizer": (2, "13aa37c9bc13189b"),
     "encode": (2, "d239cc8ee5645fb3"),
     "pretrain": (1, [20, 84, 6720, 20480, 8353013760.0, "2.355"]),
-    "benchmark": (1, "29b2952d0dc96d8d"),
+    "benchmark": (1, "a9089483910ba01c"),
     "evaluate": (2, ["f8f179aa3030c381", "1.77"]),
     "reference": (
         1,
