@@ -7,7 +7,7 @@ as in training. No answers are cached. Once this module is imported, lm-eval kno
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from isotok.errors import ConfigError, DataError
 from isotok.keyed import keyed_rng
 from isotok.progress import progress, say, set_label
 
-# Text that is scored between two signs of progress: many batches, so that few rows are padded.
+# Text that is planned and scored together: many batches, so that few rows are padded, and a bound on memory.
 _CHUNK_BYTES = 2**20
 _ARGUMENTS = ("pretrained", "tokenizer", "context_bytes", "scoring", "device", "dtype", "seed")
 
@@ -50,7 +50,7 @@ class IsotokLM(LM):
         tokenizer: Any,
         *,
         context_bytes: int,
-        scoring: Scoring = "backoff",
+        scoring: Scoring = "bytes",
         seed: int = 1234,
         name: str = "",
         ranks: Ranks = Ranks(),  # noqa: B008  # frozen
@@ -152,30 +152,32 @@ class IsotokLM(LM):
         """(log-probability, is greedy) of each (context, continuation), in order.
 
         An empty continuation has (0.0, True). Requests of one document with the same context are the choices of one
-        item, which share a cut; so do requests of no document (a direct call) with the same context. Raises DataError
-        naming task and document where a text cannot be scored or the checkpoint gives NaN.
+        item, which share what is cut off a long context and, with `backoff`, where scoring starts; so are requests of
+        no document (a direct call) with the same context. Raises DataError naming task and document where a text
+        cannot be scored or the checkpoint gives NaN.
         """
         groups: dict[tuple[Any, ...], list[int]] = {}
         for i, request in enumerate(requests):
             # The choices of one item share a cut. Same context, another item: another cut.
             groups.setdefault((request.task_name, request.doc_id, request.args[0]), []).append(i)
         scores: dict[int, PairScore] = {}
-        with progress("log-likelihoods", len(requests), "requests") as advance:
+        with progress("log-likelihoods", len(groups), "items") as advance:
             for chunk in _chunks(groups, requests):
                 items = [(key[-1], [requests[i].args[1] for i in members]) for key, members in chunk]
                 names = [_name(requests[members[0]], members[0]) for _, members in chunk]
-                for name, (_, members), own in zip(names, chunk, self._score(items, names)):
+                for name, (_, members), own in zip(names, chunk, self._score(items, names, advance)):
                     for i, score in zip(members, own):
                         _refuse_nan(score.nats, name)
                         scores[i] = score
-                advance(sum(len(members) for _, members in chunk))
         for i, request in enumerate(requests):
             self.pair_scores[request.task_name, request.doc_id, *request.args[:2]] = scores[i]
         return [(-scores[i].nats, scores[i].greedy) for i in range(len(requests))]
 
-    def _score(self, items: Sequence[tuple[str, list[str]]], names: Sequence[str]) -> list[list[PairScore]]:
+    def _score(
+        self, items: Sequence[tuple[str, list[str]]], names: Sequence[str], advance: Callable[[float], None]
+    ) -> list[list[PairScore]]:
         try:
-            return self.likelihood.score(items)
+            return self.likelihood.score(items, advance=advance)
         except DataError as error:
             for item, name in zip(items, names):  # which one was it?
                 with _named(name):

@@ -53,7 +53,7 @@ def test_superword_across_the_cut(superword_tokenizer: Any, make_model: Callable
     assert encode("x:")[-1] != encode("x: A")[-1]
     assert len(encode("x: A")) == len(encode("x:"))  # nothing left by count
 
-    lm = IsotokLM(model, superword_tokenizer, context_bytes=512)
+    lm = IsotokLM(model, superword_tokenizer, context_bytes=512, scoring="backoff")
     (a, _), (b, _) = lm.loglikelihood([request(context, c, 0) for c in choices])
     eos = superword_tokenizer.eos_token_id
     first = 1 + 1  # separator, "x"
@@ -67,7 +67,7 @@ def test_superword_across_the_cut(superword_tokenizer: Any, make_model: Callable
 
 def test_choices_of_one_item_share_the_cut(superword_tokenizer: Any, make_model: Callable[..., Any]) -> None:
     """A choice that merges with the context moves the cut of its neighbours, not of another item's."""
-    lm = IsotokLM(make_model(superword_tokenizer), superword_tokenizer, context_bytes=512)
+    lm = IsotokLM(make_model(superword_tokenizer), superword_tokenizer, context_bytes=512, scoring="backoff")
     lm.loglikelihood([request("x:", " A", 0), request("x:", "B", 0), request("x:", "B", 1)])
     assert lm.pair_scores["t", 0, "x:", " A"].n_bytes == 3
     assert lm.pair_scores["t", 0, "x:", "B"].n_bytes == 2
@@ -195,7 +195,7 @@ def test_unknown_options_are_refused(byte_tokenizer: Any, make_model: Callable[.
 def test_model_info_and_prefix(byte_tokenizer: Any, make_model: Callable[..., Any]) -> None:
     info = IsotokLM(make_model(byte_tokenizer), byte_tokenizer, context_bytes=99).get_model_info()
     assert info["context_bytes"] == 99
-    assert info["scoring"] == "backoff"
+    assert info["scoring"] == "bytes"
     assert common_prefix([1, 2, 3], [1, 2]) == 2
     assert common_prefix([1], [2]) == 0
     assert np.isscalar(info["model_num_parameters"])

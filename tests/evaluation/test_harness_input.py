@@ -132,7 +132,7 @@ def test_empty_texts(scoring: Scoring, superword_tokenizer: Any, make_model: Cal
 
 def test_requests_of_no_document(superword_tokenizer: Any, make_model: Callable[..., Any]) -> None:
     """A direct call: the same context means the same item, as for choices of one document."""
-    lm = IsotokLM(make_model(superword_tokenizer), superword_tokenizer, context_bytes=64)
+    lm = IsotokLM(make_model(superword_tokenizer), superword_tokenizer, context_bytes=64, scoring="backoff")
     bare = [Instance("loglikelihood", {}, ("x:", choice), 0) for choice in (" A", "B")]
     known = [request("x:", choice, 3) for choice in (" A", "B")]
     assert lm.loglikelihood(bare) == lm.loglikelihood(known)
@@ -174,7 +174,7 @@ def lossy_tokenizer() -> PreTrainedTokenizerFast:
 
 def test_a_text_that_does_not_come_back_is_named(make_model: Callable[..., Any]) -> None:
     tokenizer = lossy_tokenizer()
-    lm = IsotokLM(make_model(tokenizer), tokenizer, context_bytes=512)
+    lm = IsotokLM(make_model(tokenizer), tokenizer, context_bytes=512, scoring="backoff")
     with pytest.raises(DataError, match=r"task quiz, document 5: .*does not give the text back"):
         lm.loglikelihood([request("a", "b", 4, "quiz"), request("a", "B", 5, "quiz")])
     with pytest.raises(DataError, match=r"task t, document 7: .*does not give the text back"):
