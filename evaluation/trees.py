@@ -67,13 +67,17 @@ class TreeBuilder:
         """The node at the end of the stem and these ids."""
         node = STEM
         for token in ids:
-            child = self._nodes.get((node, token))
-            if child is None:
-                child = self._nodes[node, token] = len(self.ids)
-                self.ids.append(token)
-                self.parents.append(node)
-            node = child
+            node = self.add_after(node, token)
         return node
+
+    def add_after(self, node: int, token: int) -> int:
+        """The node of a token after a node."""
+        child = self._nodes.get((node, token))
+        if child is None:
+            child = self._nodes[node, token] = len(self.ids)
+            self.ids.append(token)
+            self.parents.append(node)
+        return child
 
     def ask(self, node: int, tokens: np.ndarray) -> int:
         """Number of a set of tokens after a node."""
@@ -81,7 +85,7 @@ class TreeBuilder:
         return len(self.sets) - 1
 
     def child(self, node: int, token: int) -> int | None:
-        """The node of a token after a node."""
+        """The node of a token after a node, if it has grown."""
         return self._nodes.get((node, token))
 
     def path(self, node: int) -> list[int]:
@@ -103,7 +107,7 @@ def score_trees(model: Any, trees: Sequence[Tree], *, full: bool = False, advanc
 
     Softmax sums in float64. `advance(n)` is called as n trees are done.
     """
-    branching = _takes_trees(model)
+    branching = branches_together(model)
     rows: list[_Row] = []
     for number, tree in enumerate(trees):
         rows += _rows(number, tree, branching, full)
@@ -270,7 +274,7 @@ def _read(row: _Row, logits: torch.Tensor, tree: Tree, score: TreeScore, full: n
         score.set_log_p[k] = part[top] + np.log(np.exp(part - part[top]).sum()) if np.isfinite(part[top]) else part[top]
 
 
-def _takes_trees(model: Any) -> bool:
+def branches_together(model: Any) -> bool:
     """Whether the model gives a small tree what it gives the paths in rows of their own; tried once."""
     known = _TREES.get(model)
     if known is None:
@@ -278,6 +282,7 @@ def _takes_trees(model: Any) -> bool:
     return known
 
 
+@torch.inference_mode()
 def _try_tree(model: Any) -> bool:
     parameters = inspect.signature(type(model).forward).parameters
     if not {"attention_mask", "position_ids"} <= set(parameters):
@@ -296,4 +301,4 @@ def _try_tree(model: Any) -> bool:
     apart = [part.float() for part in _forward(model, _rows(0, tree, False, False), device, False)]
     expected = torch.cat([apart[0], apart[1][1:]])
     scale = 1e-3 if next(model.parameters()).dtype == torch.float32 else 5e-2
-    return bool(torch.allclose(together, expected, rtol=scale, atol=scale * float(expected.abs().max())))
+    return bool(torch.allclose(together, expected, rtol=scale, atol=scale * expected.abs().max().item()))

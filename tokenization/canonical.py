@@ -316,6 +316,11 @@ def _restart_far(text: bytes) -> int:
     return 0
 
 
+def begins_text(data: bytes) -> bool:
+    """Whether some text begins with these bytes: UTF-8, but for a character that is cut off at the end."""
+    return not data or bool(_continued(data))
+
+
 def _is_text(token: bytes) -> bool:
     try:
         token.decode()

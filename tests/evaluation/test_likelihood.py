@@ -173,7 +173,7 @@ def test_trees_give_what_rows_give(
 ) -> None:
     model = make_model(byte_tokenizer, positions=positions)
     if not branching:
-        monkeypatch.setattr("evaluation.trees._takes_trees", lambda _: False)
+        monkeypatch.setattr("evaluation.trees.branches_together", lambda _: False)
     rng = np.random.default_rng(0)
     trees, paths = [], []
     for _ in range(12):
