@@ -23,7 +23,7 @@ _PROMPT_BYTES = 200
 class Evaluation:
     """What is measured on a checkpoint.
 
-    scoring: how a choice is cut from its context, `backoff` or `naive` (see evaluation.harness).
+    scoring: how a choice is scored after its context: `bytes`, `backoff` or `naive` (see evaluation.likelihood).
     max_bytes: test text scored for bits per byte; whole documents, see `choose_documents`.
     tasks: generated downstream tasks; items: questions in each (fewer where the test split yields fewer; tasks with
         paradigms or variants have a multiple, see evaluation.tasks.generate.TASKS).
@@ -33,7 +33,7 @@ class Evaluation:
     seed: key of items, samples and spans; all arms share it.
     """
 
-    scoring: Literal["backoff", "naive"] = "backoff"
+    scoring: Literal["bytes", "backoff", "naive"] = "bytes"
     max_bytes: Annotated[int, Field(ge=1)] = 300_000
     tasks: tuple[str, ...] = ("iso_cloze", "iso_wordorder", "iso_typo", "iso_minpair", "iso_lastword", "iso_spell")
     items: Annotated[int, Field(ge=1)] = 200
