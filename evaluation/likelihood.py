@@ -276,7 +276,8 @@ class Likelihood:
 def _log_sum(builder: TreeBuilder, tree: TreeScore, placed: Sequence[_Cover]) -> float:
     """log of the summed probability of covers, relative to the stem."""
     parts = [tree.log_p[builder.path(cover.node)].sum() + tree.set_log_p[cover.tokens] for cover in placed]
-    return float(np.logaddexp.reduce(parts)) if parts else -np.inf
+    with np.errstate(invalid="ignore"):  # a broken checkpoint gives NaN, which callers name
+        return float(np.logaddexp.reduce(parts)) if parts else -np.inf
 
 
 def _fed_depth(builder: TreeBuilder) -> int:
