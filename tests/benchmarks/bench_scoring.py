@@ -3,8 +3,8 @@
 Random Llama models (d 128 with 4 layers, d 512 with 6) and a BPE vocabulary learned on the spot score three made-up
 tasks: `cloze` (4 choices after 100 to 200 bytes), `few_shot` (4 choices after some 1,500 bytes), `last_word` (one
 choice, LAMBADA-like). IsotokLM runs with each of its methods, HFLM with batch sizes 1, 16 and 32, one process for each,
-in turn, one thread each, float32 on the CPU; loading is not counted, a first pass over 8 items is. IsotokLM batches by
-tokens (`forward.TOKENS_PER_BATCH`), so HFLM's best batch size is what it is compared with. `auto` of HFLM's asks the
+in turn, one thread each, float32 on the CPU; loading is not counted, nor is a first pass over 4 items. IsotokLM
+batches by tokens (`forward.TOKENS_PER_BATCH`), so it is compared with HFLM's best batch size. HFLM's `auto` asks the
 memory for the largest batch, which on a CPU is no fair size.
 
 Contexts end in front of a space, where E(context) is a prefix of E(context + choice) for this vocabulary, so both
@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 MODELS = {"d128": (128, 4, 4), "d512": (512, 6, 8)}  # width, layers, heads
 TASKS = ("cloze", "few_shot", "last_word")
 BATCHES = (1, 16, 32)
+WARM_UP = 4
 CONTEXT_BYTES = 4096
 
 
@@ -60,7 +61,7 @@ def items(task: str, documents: list[str], n: int) -> list[tuple[str, list[str]]
     return made
 
 
-def measure(model_name: str, runner: str, n: int) -> None:
+def measure(model_name: str, runner: str, n: int, tasks: list[str]) -> None:
     """One process: prints {task: [seconds, items, scores]} as JSON."""
     import torch
     from lm_eval.api.instance import Instance
@@ -98,8 +99,8 @@ def measure(model_name: str, runner: str, n: int) -> None:
         tokenizer.split_special_tokens = False
         lead = tokenizer.eos_token
     found = {}
-    for task in TASKS:
-        asked = items(task, documents, n + 8)
+    for task in tasks:
+        asked = items(task, documents, n + WARM_UP)
 
         def requests(some: list[tuple[str, list[str]]], first: int = 0) -> list[Any]:
             return [
@@ -120,32 +121,34 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def compare(model_name: str, rounds: int, n: int) -> None:
+def compare(model_name: str, rounds: int, n: int, batches: list[int], tasks: list[str]) -> None:
     from evaluation.likelihood import Scoring
 
     methods = [f"isotok:{method}" for method in get_args(Scoring)]
-    peers = [f"hf:{batch}" for batch in BATCHES]
+    peers = [f"hf:{batch}" for batch in batches]
     seconds: dict[tuple[str, str], list[float]] = {}
     for number in range(rounds):
         scores: dict[str, dict[str, list[float]]] = {}
         order = [*methods, *peers]
         for runner in order if number % 2 == 0 else order[::-1]:
-            command = [sys.executable, __file__, "--measure", model_name, runner, "--items", str(n)]
+            command = [sys.executable, __file__, "--measure", model_name, runner, "--items", str(n), "--tasks", *tasks]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
+            rates = ", ".join(f"{task} {n / took:.1f}" for task, (took, *_) in found.items())
+            print(f"    round {number + 1}, {runner}: {rates} items/s", file=sys.stderr, flush=True)
             for task, (took, _, own) in found.items():
                 seconds.setdefault((runner, task), []).append(took)
                 scores.setdefault(runner, {})[task] = own
-        for task in TASKS:
+        for task in tasks:
             worst = max(abs(a - b) for a, b in zip(scores["isotok:backoff"][task], scores[peers[0]][task]))
             if worst > 1e-3:
                 raise SystemExit(f"{model_name} {task}: backoff and HFLM differ by {worst} nats; not the same work")
-    for task in TASKS:
-        rates = {runner: [n / took for took in seconds[runner, task]] for runner in (*methods, *peers)}
-        best = max(peers, key=lambda runner: statistics.median(rates[runner]))
+    for task in tasks:
+        speed = {runner: [n / took for took in seconds[runner, task]] for runner in (*methods, *peers)}
+        best = max(peers, key=lambda runner: statistics.median(speed[runner]))
         for runner in (*methods, *peers):
-            ratio = [own / other for own, other in zip(rates[runner], rates[best])]
-            print(f"  {model_name} {task:<9} {runner:<15} {spread(rates[runner])} items/s, to {best}: {spread(ratio)}")
+            ratio = [own / other for own, other in zip(speed[runner], speed[best])]
+            print(f"  {model_name} {task:<9} {runner:<15} {spread(speed[runner])} items/s, to {best}: {spread(ratio)}")
         if "isotok:bytes" in methods:
             pairs = zip(seconds["isotok:bytes", task], seconds["isotok:backoff", task])
             print(f"  {model_name} {task:<9} bytes takes {spread([a / b for a, b in pairs])} times as long as backoff")
@@ -157,17 +160,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--items", type=int, default=60, help="items of each task")
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--batches", nargs="*", type=int, default=list(BATCHES), help="rows in a batch of HFLM's")
     parser.add_argument("--measure", nargs=2, metavar=("MODEL", "RUNNER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
     os.environ.update(dict.fromkeys(offline + threads, "1"), TOKENIZERS_PARALLELISM="false")
     if arguments.measure:
-        measure(*arguments.measure, arguments.items)
+        measure(*arguments.measure, arguments.items, arguments.tasks)
         return
     for name in arguments.models:
         print(f"{name}, {arguments.items} items a task, {arguments.rounds} rounds, one thread", flush=True)
-        compare(name, arguments.rounds, arguments.items)
+        compare(name, arguments.rounds, arguments.items, arguments.batches, arguments.tasks)
 
 
 if __name__ == "__main__":
