@@ -27,6 +27,7 @@ from tokenization.canonical import Canonical, begins_text
 from tokenization.covers import covers, encode_bytes
 
 END = 256  # where a distribution over bytes has the end of the text
+_CONTINUING = bytes(range(0x80, 0xC0))  # bytes of UTF-8 that begin no character
 
 
 class ByteModel:
@@ -82,33 +83,59 @@ class ByteModel:
                 out[k] = np.logaddexp.reduce(parts) if parts else -np.inf
         return out
 
-    def byte_nats(self, document: Encoded, context_bytes: int) -> np.ndarray:
+    def byte_nats(self, document: Encoded, context_bytes: int, advance: Any = None) -> np.ndarray:
         """Nats of each byte of a document after those before it, float64 (bytes,); in the windows of `documents`.
 
-        Every byte sees at least half of `context_bytes` to its left, or all there is. They add up to
-        -log P(a text begins with the document).
+        Every byte sees at least half of `context_bytes` to its left, or all there is, as far as the model has
+        positions. They add up to -log P(a text begins with the document). `advance(bytes)` is called as bytes are done.
         """
         data = b"".join(self.encoder.bytes[i] for i in document.ids.tolist())
         half = max(1, context_bytes // 2)
         starts = np.concatenate([[0], document.ends[:-1]]).astype(np.int64)
         nats = np.empty(len(data))
-        first, last = 0, min(len(data), 2 * half)
+        first, last, left_bytes = 0, min(len(data), 2 * half), half
         while first < len(data):
-            # From the last token that begins half the context or more before the first byte.
-            at = int(np.searchsorted(starts, first - half, side="right")) - 1 if first > half else -1
+            # From the last token that begins so many bytes or more before the first byte, and ends before it.
+            at = int(np.searchsorted(starts, first - left_bytes, side="right")) - 1 if first > left_bytes else -1
+            while at > 0 and document.ends[at] > first:
+                at -= 1
             if at > 0:
                 begin = int(document.ends[at])
                 stem, left = [int(document.ids[at])], document.ids[max(0, at - 15) : at + 1].tolist()
             else:
                 begin, stem, left = 0, [self.eos_id], []
             logs = self._prefix_logs(data[begin:last], stem, left)
+            if logs is None:  # too few positions: less text in this window, then less to its left
+                if last - first <= 1 and left_bytes <= 1:
+                    raise DataError(f"{self.name or 'the model'}: a byte does not fit into its {self.limit} positions")
+                if 2 * (last - first) > left_bytes:
+                    last = first + max(1, (last - first) // 2)
+                else:
+                    left_bytes = max(1, left_bytes // 2)
+                continue
             nats[first:last] = -np.diff(logs)[first - begin :]
-            first, last = last, min(len(data), last + half)
+            if advance is not None:
+                advance(last - first)
+            first, last, left_bytes = last, min(len(data), last + half), half
         return nats
 
-    def _prefix_logs(self, data: bytes, stem: list[int], left: list[int]) -> np.ndarray:
-        """log P(data[:j]) after a stem, for j = 0 … len(data). left: the ids before, as far as pieces depend on it."""
+    def nats_after(self, before: bytes, data: bytes) -> np.ndarray:
+        """Nats of each byte of `data` after `before`, which may end anywhere, float64 (bytes,).
+
+        Where the model has too few positions, the left of `before` is cut off."""
+        while (logs := self._prefix_logs(before + data, [self.eos_id], [])) is None:
+            if not before:
+                raise DataError(f"{self.name or 'the model'}: {len(data)} bytes do not fit {self.limit} positions")
+            before = before[(len(before) + 1) // 2 :].lstrip(_CONTINUING)
+        return np.asarray(-np.diff(logs)[len(before) :])
+
+    def _prefix_logs(self, data: bytes, stem: list[int], left: list[int]) -> np.ndarray | None:
+        """log P(data[:j]) after a stem, for j = 0 … len(data). left: the ids before, as far as pieces depend on it.
+
+        None where the model has too few positions for it."""
         builder, by_end = byte_tree(self.canonical, data, stem, left)
+        if self.limit is not None and len(stem) + _depth(builder) > self.limit:
+            return None
         (score,) = score_trees(self.model, [builder.tree()])
         above = np.zeros(len(builder.ids))
         for node, parent in enumerate(builder.parents):
@@ -118,6 +145,14 @@ class ByteModel:
             parts = [(0.0 if node == STEM else above[node]) + score.set_log_p[number] for node, number in by_end[j]]
             logs[j] = np.logaddexp.reduce(parts) if parts else -np.inf
         return logs
+
+
+def _depth(builder: TreeBuilder) -> int:
+    """The most tokens on one path after the stem."""
+    depth: list[int] = []
+    for parent in builder.parents:
+        depth.append(1 + (0 if parent == STEM else depth[parent]))
+    return max(depth, default=0)
 
 
 def byte_tree(

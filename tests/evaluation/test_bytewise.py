@@ -22,6 +22,7 @@ from evaluation.documents import score_documents
 from evaluation.encoding import TextEncoder
 from evaluation.trees import branches_together
 from isotok.errors import DataError
+from tests.evaluation.conftest import merged_tokenizer
 from tests.evaluation.sources import Behind, begins_with, markov
 from tests.evaluation.test_likelihood import TRAPS, VOCABULARIES, toy
 
@@ -191,3 +192,38 @@ def test_a_text_that_cannot_be() -> None:
     model = ByteModel(Behind({"a": 1.0}, tokenizer), tokenizer)
     with pytest.raises(DataError, match="no text that begins with"):
         ByteStream(model, b"b").distribution()
+
+
+def test_tokens_longer_than_half_the_context(make_model: Callable[..., Any]) -> None:
+    """The first byte of a window never lies inside the token that the window starts after."""
+    tokenizer = merged_tokenizer("of the king and the sea")
+    model = ByteModel(make_model(tokenizer), tokenizer)
+    encoded = TextEncoder(tokenizer)("so of the king and the seas, of the king and the sea; of the king and the sea.")
+    assert max(np.diff(encoded.ends)) > 16
+    for context in (8, 16, 32):
+        nats = model.byte_nats(encoded, context)
+        assert np.isfinite(nats).all()
+        data = b"".join(model.encoder.bytes[i] for i in encoded.ids)
+        np.testing.assert_allclose(nats[:context], -np.diff(model.log_p([data[:n] for n in range(context + 1)])), 1e-4)
+
+
+def test_few_positions(make_model: Callable[..., Any], superword_tokenizer: Any) -> None:
+    """A model with a table of positions: windows that do not fit are cut, and the text is whole all the same."""
+    lm = make_model(superword_tokenizer, positions=40)
+    model = ByteModel(lm, superword_tokenizer)
+    encoded = TextEncoder(superword_tokenizer)("the king: A sea of the sea, a queen of the land and the king. " * 3)
+    done: list[float] = []
+    nats = model.byte_nats(encoded, 256, done.append)
+    assert sum(done) == encoded.n_bytes and np.isfinite(nats).all()
+    (score,) = score_documents(lm, [encoded], 256, model.eos_id)
+    assert score.cut_windows
+    assert nats.sum() == pytest.approx(score.nats, rel=0.1)
+    after = model.nats_after("é".encode() * 60 + b"the ki", b"ng")
+    np.testing.assert_allclose(after, model.nats_after("é".encode() * 12 + b"the ki", b"ng"), 1e-4)
+
+
+def test_bytes_after_a_prompt(superword_tokenizer: Any, make_model: Callable[..., Any]) -> None:
+    model = ByteModel(make_model(superword_tokenizer), superword_tokenizer)
+    before, data = b"of the king: A s", "éa of t".encode()
+    logs = model.log_p([before + data[:n] for n in range(len(data) + 1)])
+    np.testing.assert_allclose(model.nats_after(before, data), -np.diff(logs), atol=1e-4)
