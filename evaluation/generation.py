@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from evaluation.encoding import TextEncoder
+from evaluation.likelihood import Beginning
 from isotok.errors import ConfigError, DataError
 
 BYTES_PER_GENERATED_TOKEN = 4  # a budget in tokens becomes one in bytes, equal for all tokenizers
@@ -75,11 +76,14 @@ def follow(
     options: Options,
     rng: np.random.Generator,
     limit: int | None = None,
+    made: bytes = b"",
 ) -> str:
-    """The text after `ids` (the separator first): whole characters, without the stop string, up to end of text."""
+    """The text after `ids` (the separator first): whole characters, without the stop string, up to end of text.
+
+    made: bytes of the last id that belong to that text already.
+    """
     device = next(model.parameters()).device
     stops = [stop.encode() for stop in options.stops]
-    made = b""
     cache = None
     feed, used = list(ids), 0
     while len(made) < options.max_bytes and not any(stop in made for stop in stops):
@@ -97,6 +101,12 @@ def follow(
     made = made[: options.max_bytes]
     end = min((at for stop in stops if (at := made.find(stop)) >= 0), default=len(made))
     return _whole_characters(made[:end])
+
+
+def pick_beginning(found: Sequence[Beginning], temperature: float, rng: np.random.Generator) -> Beginning:
+    """The likeliest beginning, or one drawn by probability at a temperature above 0."""
+    logs = np.array([beginning.log_p for beginning in found])
+    return found[_draw(logs, temperature, rng)]
 
 
 def _draw(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:

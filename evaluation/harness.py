@@ -21,7 +21,7 @@ from lm_eval.utils import simple_parse_args_string
 from evaluation.checkpoint import check_vocabulary, load_checkpoint
 from evaluation.documents import score_documents
 from evaluation.forward import max_positions
-from evaluation.generation import Options, follow, read_options
+from evaluation.generation import Options, follow, pick_beginning, read_options
 from evaluation.likelihood import Likelihood, PairScore, Scoring
 from evaluation.ranks import Ranks, join_ranks, own_device
 from isotok.errors import ConfigError, DataError
@@ -213,19 +213,25 @@ class IsotokLM(LM):
 
     def _generate(self, prompt: str, options: Options) -> str:
         rng = keyed_rng(self.seed, "generate", prompt)
-        ids = self._prompt_ids(prompt, options.max_bytes)
-        return follow(self.model, self._encoder, ids, options, rng, self._limit)
+        ids, dropped = self._prompt_ids(prompt, options.max_bytes)
+        over = b""
+        if self.scoring == "bytes" and ids:
+            # A prompt may end inside a token: the next one begins with what there is of it.
+            begun = pick_beginning(self.likelihood.beginnings(prompt, dropped), options.temperature, rng)
+            ids, over = list(begun.ids), begun.over
+        return follow(self.model, self._encoder, [self._encoder.eos_id, *ids], options, rng, self._limit, over)
 
-    def _prompt_ids(self, prompt: str, max_bytes: int) -> list[int]:
-        """What generation starts from: the separator and the end of E(prompt) that leaves `max_bytes`, at most half,
-        of the context free."""
+    def _prompt_ids(self, prompt: str, max_bytes: int) -> tuple[list[int], int]:
+        """The end of E(prompt) that leaves `max_bytes`, at most half, of the context free, and how many ids that
+        leaves out."""
         ids: list[int] = self._encoder(prompt, "prompt").ids.tolist()
         sizes = self._encoder.lengths[ids]
         room = max(self.context_bytes // 2, self.context_bytes - max_bytes)
         keep = int(np.searchsorted(np.cumsum(sizes[::-1]), room, side="right"))
         if self._limit is not None:
             keep = min(keep, max(self._limit // 2, self._limit - 1 - max_bytes))
-        return [self._encoder.eos_id, *ids[len(ids) - keep :]]
+        keep = min(keep, len(ids))
+        return ids[len(ids) - keep :], len(ids) - keep
 
 
 def _chunks(

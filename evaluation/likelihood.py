@@ -49,6 +49,15 @@ class PairScore:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """A token sequence whose text begins with a prompt: its ids, the bytes beyond the prompt, and their joint log P."""
+
+    ids: tuple[int, ...]
+    over: bytes
+    log_p: float
+
+
+@dataclass(frozen=True)
 class _Cover:
     """Covers that end in one node of a tree: the set of their last tokens, and how many of the string's bytes these
     begin with."""
@@ -126,9 +135,29 @@ class Likelihood:
             plan.scores = [next(scores) for _ in plan.builders]
         return [self._read(plan) for plan in plans]
 
-    def covers(self, text: str) -> list[tuple[tuple[int, ...], np.ndarray]]:
-        """The covers of a text: (ids, tokens), see `tokenization.covers`."""
-        return [(cover.ids, cover.tokens) for cover in self._covers(text.encode(), self._ids(text))]
+    def beginnings(self, prompt: str, dropped: int = 0) -> list[Beginning]:
+        """All canonical sequences that cover a prompt, which may end inside a token, as generation starts from one.
+
+        dropped: how many ids at the left go, of those that all sequences share. log P is relative to what they share.
+        """
+        data = prompt.encode()
+        found = self._covers(data, self._ids(prompt))
+        stem = common_beginning([cover.ids for cover in found])
+        builder = TreeBuilder([self.encoder.eos_id, *stem[dropped:]])
+        nodes = [builder.add(cover.ids[len(stem) :]) for cover in found]
+        for node, cover in zip(nodes, found):
+            builder.ask(node, cover.tokens)
+        (score,) = score_trees(self.model, [builder.tree()], full=True)
+        assert score.log_probs is not None
+        made = []
+        for node, cover in zip(nodes, found):
+            above = float(score.log_p[builder.path(node)].sum())
+            rest = len(data) - int(self.encoder.lengths[list(cover.ids)].sum())
+            for token in cover.tokens.tolist():
+                ids = (*cover.ids[min(dropped, len(stem)) :], token)
+                log = above + float(score.log_probs[node, token])
+                made.append(Beginning(ids, self.canonical.tokens[token][rest:], log))
+        return made
 
     def _ids(self, text: str) -> list[int]:
         return self.encoder(text, "item").ids.tolist()  # type: ignore[no-any-return]

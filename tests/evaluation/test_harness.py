@@ -11,6 +11,8 @@ from lm_eval.api.instance import Instance
 from evaluation.harness import IsotokLM
 from evaluation.likelihood import common_prefix
 from isotok.errors import ConfigError, DataError
+from tests.evaluation.conftest import merged_tokenizer
+from tests.evaluation.sources import Behind
 
 
 def request(context: str, continuation: str, doc: int | None = None) -> Instance:
@@ -199,3 +201,32 @@ def test_model_info_and_prefix(byte_tokenizer: Any, make_model: Callable[..., An
     assert common_prefix([1, 2, 3], [1, 2]) == 2
     assert common_prefix([1], [2]) == 0
     assert np.isscalar(info["model_num_parameters"])
+
+
+def test_a_prompt_may_end_inside_a_token() -> None:
+    """A source of three texts behind "the cat" as one token: wherever the prompt ends, its likeliest text follows."""
+    texts = {"the cat sat": 0.6, "the car is": 0.3, "they": 0.1}
+    tokenizer = merged_tokenizer("the cat", " sat", "they")
+    lm = IsotokLM(CachedSource(texts, tokenizer), tokenizer, context_bytes=512)
+    for cut in range(1, 11):
+        assert lm.generate("the cat sat"[:cut], 30) == "the cat sat"[cut:]
+    assert lm.generate("the car", 30) == " is"
+    assert lm.generate("they"[:4], 30) == ""
+    drawn = [lm.generate("the", 30, temperature=1.0)]
+    for seed in range(300):
+        lm.seed = seed
+        drawn.append(lm.generate("the", 30, temperature=1.0))
+    assert set(drawn) == {" cat sat", " car is", "y"}
+    assert drawn.count(" cat sat") / len(drawn) == pytest.approx(0.6, abs=0.09)
+    naive = IsotokLM(CachedSource(texts, tokenizer), tokenizer, context_bytes=512, scoring="backoff")
+    assert naive.generate("the ca", 30) != "t sat"  # as E("the ca") stands, no text of the source goes on
+
+
+class CachedSource(Behind):
+    """Reads on from what it read before."""
+
+    def forward(self, input_ids: torch.Tensor, past_key_values: Any = None, **options: Any) -> Any:  # type: ignore[override]
+        rows = torch.cat([*([past_key_values] if past_key_values is not None else []), input_ids], 1)
+        output = super().forward(rows, **options)
+        output.past_key_values = rows
+        return output
