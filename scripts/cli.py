@@ -35,6 +35,7 @@ One stage (and what it needs); the artefact's folder is the last line of stdout
   pretrain    checkpoint at a fixed budget
   benchmark   downstream tasks made elsewhere (benchmark=bigbench, olmes_cf, superbpe_list, folder), for all arms
   evaluate    bits per byte and small downstream tasks
+              with ensemble=[A,B]: checkpoints, whatever their vocabularies, alone and mixed by their next bytes
   report      the comparison of an experiment as HTML, CSV, Markdown and JSON
 
 Around it
@@ -245,6 +246,11 @@ def _plan(overrides: list[str], multirun: bool) -> None:
 
 
 def _stage(stage: str, overrides: list[str]) -> None:
+    if stage == "evaluate" and any(override.partition("=")[0] == "ensemble" for override in overrides):
+        from scripts.ensemble import ensemble_command
+
+        print(ensemble_command(overrides))
+        return
     from scripts.compose import add_plugins, build_run, build_settings, compose
     from scripts.graph import Graph
     from scripts.local import run_graph

@@ -158,7 +158,7 @@ def _documents(source: dict[str, str], store: Path, max_bytes: int) -> tuple[str
     if "text" in source:
         return source["text"], _files(source["text"], max_bytes)
     given = source.get("corpus", "embedded")
-    folder = Path(given) if Path(given).is_dir() else _built_corpus(given, store)
+    folder = Path(given) if Path(given).is_dir() else built_corpus(given, store)
     chosen = choose_documents(read_documents(folder, "test"), max_bytes)
     name = corpus_figures(folder).get("label", folder.name)
     return f"test split of {name}", [(document.text, document.domain) for document in chosen]
@@ -183,7 +183,7 @@ def _files(patterns: str, max_bytes: int) -> list[tuple[str, str]]:
         raise type(error)(str(error).replace("corpus.paths", "text")) from None
 
 
-def _built_corpus(name: str, store: Path) -> Path:
+def built_corpus(name: str, store: Path) -> Path:
     """The corpus of that name (configs/corpus), built in the store if it is not there yet."""
     from scripts.compose import build_run, compose
     from scripts.graph import Graph
