@@ -74,6 +74,11 @@ class Graph:
         )
 
     def evaluate(self, run: Run) -> Node:
+        if run.evaluation.scoring == "bytes" and not getattr(run.tokenizer, "exact_byte_scores", True):
+            raise ConfigError(
+                f"tokenizer {run.tokenizer.label}: exact byte scores need byte-level BPE; "
+                "set evaluation.scoring=backoff for all arms"
+            )
         trained = self.pretrain(run)
         inputs = {"corpus": trained.inputs["corpus"], "tokenizer": trained.inputs["tokenizer"], "pretrain": trained}
         if has_benchmark(run):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from isotok.recipe import Field, recipe
 from tokenization.bpe import count_superwords, tell_shortfall
@@ -40,6 +40,8 @@ class Unigram:
     seed_size: candidates to begin with; max_piece_length: their longest, in bytes; shrinking_factor: what a round of
     pruning leaves; n_sub_iterations: rounds of EM between two prunings.
     """
+
+    exact_byte_scores: ClassVar[bool] = False  # evaluation.scoring=bytes is for BPE
 
     vocab_size: Annotated[int, Field(ge=257)] = 2048
     pretokenizer: PretokenizerName = "superbpe_stage1"

@@ -6,7 +6,7 @@ what this arm compares is how a text is cut: greedily from the left, each time t
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from isotok.recipe import Field, recipe
 from tokenization.bpe import count_superwords, forbidden, merge_vocabulary, tell_shortfall
@@ -35,6 +35,8 @@ class WordPiece:
     feed: `line` (no entry spans a newline) or `document`.
     min_frequency: how often a pair must occur to be merged.
     """
+
+    exact_byte_scores: ClassVar[bool] = False  # evaluation.scoring=bytes is for BPE
 
     vocab_size: Annotated[int, Field(ge=257)] = 2048
     pretokenizer: PretokenizerName = "superbpe_stage1"
