@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluation.forward import LOGITS_PER_BATCH, TOKENS_PER_BATCH
+from evaluation.forward import LOGITS_PER_BATCH, TOKENS_PER_BATCH, max_positions
+from isotok.errors import DataError
 
 _LOGITS_PER_CHUNK = 2**21
 _TREES: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
@@ -105,12 +106,14 @@ class TreeBuilder:
 def score_trees(model: Any, trees: Sequence[Tree], *, full: bool = False, advance: Any = None) -> list[TreeScore]:
     """One score per tree, in order; `full` keeps the whole distribution after every node.
 
-    Softmax sums in float64. `advance(n)` is called as n trees are done.
+    Softmax sums in float64. Raises DataError where a path is longer than the model's positions. `advance(n)` is called
+    as n trees are done.
     """
     branching = branches_together(model)
     rows: list[_Row] = []
     for number, tree in enumerate(trees):
         rows += _rows(number, tree, branching, full)
+    _refuse_long(model, rows)
     out = [
         TreeScore(
             np.full(len(tree.ids), np.nan),
@@ -180,6 +183,19 @@ def _rows(number: int, tree: Tree, branching: bool, full: bool) -> list[_Row]:
             leaf = parents[leaf]
         paths.append(path[::-1])
     return [_Row(number, tree.stem, p, [ids[n] for n in p], list(range(-1, len(p) - 1))) for p in paths]
+
+
+def _refuse_long(model: Any, rows: list[_Row]) -> None:
+    limit = max_positions(model)
+    if limit is None:
+        return
+    for row in rows:
+        depths: list[int] = []
+        for parent in row.parents:
+            depths.append(1 + (depths[parent] if parent >= 0 else 0))
+        longest = len(row.stem) + max(depths, default=0)
+        if longest > limit:
+            raise DataError(f"a text of {longest} tokens does not fit the model's {limit} positions")
 
 
 def _batches(rows: list[_Row], vocabulary: int, device: str) -> list[list[_Row]]:
@@ -288,6 +304,11 @@ def _try_tree(model: Any) -> bool:
     if not {"attention_mask", "position_ids"} <= set(parameters):
         return False
     if getattr(model.config, "_attn_implementation", "eager") not in ("eager", "sdpa"):
+        return False
+    # A mask of our own would let layers that look back only so far see more.
+    if getattr(model.config, "sliding_window", None) or set(getattr(model.config, "layer_types", None) or ()) - {
+        "full_attention"
+    }:
         return False
     size = model.config.vocab_size
     draw = np.random.default_rng(0)

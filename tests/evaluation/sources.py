@@ -29,9 +29,14 @@ def markov(alphabet: str, length: int, end: float = 0.15, seed: int = 0) -> dict
     return texts
 
 
-def begins_with(texts: dict[str, float], data: bytes) -> float:
-    """Probability that a text begins with these bytes."""
-    return math.fsum(p for text, p in texts.items() if text.encode().startswith(data))
+def beginnings(texts: dict[str, float]) -> dict[bytes, float]:
+    """Probability that a text begins with given bytes, for all bytes that some text begins with."""
+    table: dict[bytes, float] = defaultdict(float)
+    for text, p in texts.items():
+        data = text.encode()
+        for size in range(len(data) + 1):
+            table[data[:size]] += p
+    return table
 
 
 class Behind(torch.nn.Module):

@@ -23,7 +23,7 @@ from evaluation.encoding import TextEncoder
 from evaluation.trees import branches_together
 from isotok.errors import DataError
 from tests.evaluation.conftest import merged_tokenizer
-from tests.evaluation.sources import Behind, begins_with, markov
+from tests.evaluation.sources import Behind, beginnings, markov
 from tests.evaluation.test_likelihood import TRAPS, VOCABULARIES, toy
 
 
@@ -34,23 +34,24 @@ def test_the_sources_own_next_bytes(alphabet: str, pretokenizer: str) -> None:
     texts = markov(alphabet, 6)
     tokenizer = toy(alphabet, pretokenizer)
     model = ByteModel(Behind(texts, tokenizer), tokenizer)
+    begins = beginnings(texts)
     for text in random.Random(2).sample([t for t in texts if len(t) == 4], 4):
         data = text.encode()
         stream = ByteStream(model)
         for size in range(len(data) + 1):
             p = stream.distribution()
             assert p.sum() == pytest.approx(1, abs=1e-6)
-            here = begins_with(texts, data[:size])
+            here = begins[data[:size]]
             assert stream.log_p == pytest.approx(math.log(here), abs=1e-6)
             for byte in sorted(set(alphabet.encode())):
-                assert p[byte] == pytest.approx(begins_with(texts, data[:size] + bytes([byte])) / here, abs=1e-6)
-            ends = sum(q for t, q in texts.items() if t.encode() == data[:size])
-            assert p[END] == pytest.approx(ends / here, abs=1e-6)
+                assert p[byte] == pytest.approx(begins[data[:size] + bytes([byte])] / here, abs=1e-6)
+            onwards = sum(begins[data[:size] + bytes([byte])] for byte in set(alphabet.encode()))
+            assert p[END] == pytest.approx(1 - onwards / here, abs=1e-6)
             if size < len(data):
                 stream.push(data[size])
         for size in range(1, len(data)):  # a prompt may end anywhere
             begun = ByteStream(model, data[:size])
-            whole = begins_with(texts, data[: size + 1]) / begins_with(texts, data[:size])
+            whole = begins[data[: size + 1]] / begins[data[:size]]
             assert begun.distribution()[data[size]] == pytest.approx(whole, abs=1e-6)
 
 
@@ -227,3 +228,11 @@ def test_bytes_after_a_prompt(superword_tokenizer: Any, make_model: Callable[...
     before, data = b"of the king: A s", "éa of t".encode()
     logs = model.log_p([before + data[:n] for n in range(len(data) + 1)])
     np.testing.assert_allclose(model.nats_after(before, data), -np.diff(logs), atol=1e-4)
+
+
+def test_texts_longer_than_the_model(byte_tokenizer: Any, make_model: Callable[..., Any]) -> None:
+    model = ByteModel(make_model(byte_tokenizer, positions=8), byte_tokenizer)
+    assert np.isfinite(model.log_p([b"abcdefgh"])).all()  # the last byte is read off, not fed
+    for run in (lambda: model.log_p([b"abcdefghi"]), lambda: ByteStream(model, b"abcdefghi")):
+        with pytest.raises(DataError, match="8 positions"):
+            run()

@@ -12,7 +12,7 @@ import torch
 
 from evaluation.likelihood import METHODS, Likelihood, common_beginning
 from evaluation.trees import STEM, Tree, TreeBuilder, score_trees
-from tests.evaluation.sources import Behind, all_texts, begins_with, markov
+from tests.evaluation.sources import Behind, all_texts, beginnings, markov
 from tokenization import encode_text
 from tokenization.bpe import byte_level_bpe
 from tokenization.tokenizer import byte_alphabet, finish
@@ -50,6 +50,7 @@ def test_bytes_is_the_sources_own_probability(alphabet: str, pretokenizer: str) 
     tokenizer = toy(alphabet, pretokenizer)
     likelihood = Likelihood(Behind(texts, tokenizer), tokenizer, context_bytes=512)
     rng = random.Random(1)
+    begins = beginnings(texts)
     likely = [text for text in texts if 2 <= len(text) <= 5]
     items = []
     for text in rng.sample(likely, 60):
@@ -58,7 +59,7 @@ def test_bytes_is_the_sources_own_probability(alphabet: str, pretokenizer: str) 
     worst = naive = 0.0
     for (context, choices), exact, wrong in zip(items, likelihood.score(items), likelihood.score(items, "naive")):
         for choice, score, other in zip(choices, exact, wrong):
-            p = begins_with(texts, (context + choice).encode()) / begins_with(texts, context.encode())
+            p = begins[(context + choice).encode()] / begins[context.encode()]
             worst = max(worst, abs(score.nats + math.log(p)))
             if math.isfinite(other.nats):
                 naive = max(naive, abs(other.nats + math.log(p)))
@@ -228,3 +229,17 @@ def test_many_choices_are_spread_over_trees(
 def test_common_beginning() -> None:
     assert common_beginning([(1, 2, 3), (1, 2), (1, 2, 4)]) == (1, 2)
     assert common_beginning([(1,), ()]) == ()
+
+
+def test_layers_that_look_back_only_so_far_get_rows(byte_tokenizer: Any) -> None:
+    """A mask of ours would let them see more than they do."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = MistralConfig(vocab_size=len(byte_tokenizer), num_key_value_heads=2, sliding_window=4, **sizes)
+    config.initializer_range = 0.5
+    model = MistralForCausalLM(config).eval()
+    stem = [*b"the king of the sea and the land of old"]
+    (score,) = score_trees(model, [Tree(np.array(stem), np.array([97, 98]), np.array([STEM, 0]))])
+    assert score.log_p[1] == pytest.approx(row_logs(model, [*stem, 97])[-1, 98], abs=1e-4)
