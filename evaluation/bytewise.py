@@ -8,7 +8,6 @@ Of P(a text begins with s) the parts are: P(s + b) for each byte b, P(the text e
 token sequences that no text encodes to. The last is shown and never spread over the rest.
 """
 
-import codecs
 import copy
 import math
 from collections.abc import Sequence
@@ -402,11 +401,6 @@ def mixture_nats(nats: Sequence[np.ndarray]) -> np.ndarray:
     """Nats of each byte under the mean of models' next-byte probabilities, from their own nats of it."""
     stacked = -np.stack(list(nats))
     return np.asarray(np.log(len(stacked)) - np.logaddexp.reduce(stacked, axis=0))
-
-
-def whole_text(data: bytes) -> str:
-    """Decoded; a character cut off at the end is left out, bytes that never were one become U+FFFD."""
-    return codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=False)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Text → ids with the bytes that each stands for, checked to lose nothing."""
 
+import codecs
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,3 +41,8 @@ class TextEncoder:
             )
         ends = np.cumsum(self.lengths[ids]) if len(ids) else np.zeros(0, dtype=np.int64)
         return Encoded(ids, ends, len(source))
+
+
+def whole_text(data: bytes) -> str:
+    """Decoded; a character cut off at the end is left out, bytes that never were one become U+FFFD."""
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=False)

@@ -1,6 +1,5 @@
 """Text that follows a prompt: budgets in bytes, stop strings found in the text and not in tokens."""
 
-import codecs
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluation.encoding import TextEncoder
+from evaluation.encoding import TextEncoder, whole_text
 from evaluation.likelihood import Beginning
 from isotok.errors import ConfigError, DataError
 
@@ -100,7 +99,7 @@ def follow(
         feed = [token]
     made = made[: options.max_bytes]
     end = min((at for stop in stops if (at := made.find(stop)) >= 0), default=len(made))
-    return _whole_characters(made[:end])
+    return whole_text(made[:end])
 
 
 def pick_beginning(found: Sequence[Beginning], temperature: float, rng: np.random.Generator) -> Beginning:
@@ -117,8 +116,3 @@ def _draw(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> i
     scaled = logits.astype(np.float64) / temperature
     cumulative = np.cumsum(np.exp(scaled - scaled.max()))
     return int(min(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"), len(logits) - 1))
-
-
-def _whole_characters(data: bytes) -> str:
-    """Decoded; a character cut off at the end is left out, bytes that never were one become U+FFFD."""
-    return codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=False)

@@ -16,10 +16,9 @@ from evaluation.bytewise import (
     fill_in,
     mixture_nats,
     sample_bytes,
-    whole_text,
 )
 from evaluation.documents import score_documents
-from evaluation.encoding import TextEncoder
+from evaluation.encoding import TextEncoder, whole_text
 from evaluation.trees import branches_together
 from isotok.errors import DataError
 from tests.evaluation.conftest import merged_tokenizer
