@@ -22,7 +22,7 @@ from evaluation.encoding import Encoded, TextEncoder
 from evaluation.forward import max_positions
 from evaluation.trees import STEM, Tree, TreeBuilder, branches_together, score_trees
 from isotok.errors import ConfigError, DataError
-from tokenization.canonical import Canonical, begins_text
+from tokenization.canonical import Canonical, begins_text, is_text
 from tokenization.covers import covers, encode_bytes
 
 END = 256  # where a distribution over bytes has the end of the text
@@ -425,15 +425,7 @@ def fill_in(
     for _ in range(tries):
         drawn = sample_bytes(start.copy(), max_bytes, rng)
         middles |= {drawn[:n] for n in range(1, len(drawn) + 1)}
-    ordered = sorted(middle for middle in middles if _is_whole(before + middle + after))
+    ordered = sorted(middle for middle in middles if is_text(before + middle + after))
     logs = model.log_p([before + middle + after for middle in ordered]) - start.log_p
     ranked = sorted(zip(ordered, logs.tolist()), key=lambda pair: (-pair[1], pair[0]))
     return [Filled(middle, log) for middle, log in ranked]
-
-
-def _is_whole(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -189,7 +189,7 @@ class Canonical:
         """Number of the shape of each token, in the order of `by_bytes`."""
         numbers = np.empty(len(self._sorted), np.int32)
         for k, token in enumerate(self._sorted):
-            whole = _is_text(token)
+            whole = is_text(token)
             shape = _collapse(token, {}, runs_kept=None, named_start=named)[1] if whole else token
             numbers[k] = self._shapes.setdefault(shape, len(self._shapes))
         return numbers
@@ -321,9 +321,10 @@ def begins_text(data: bytes) -> bool:
     return not data or bool(_continued(data))
 
 
-def _is_text(token: bytes) -> bool:
+def is_text(data: bytes) -> bool:
+    """Whether bytes are UTF-8."""
     try:
-        token.decode()
+        data.decode()
     except UnicodeDecodeError:
         return False
     return True
@@ -344,7 +345,7 @@ def _partial(text: bytes) -> bytes:
 def _continued(text: bytes) -> "list[bytes]":
     """The text with every continuation that matters; none where it is not UTF-8 but for a character cut off."""
     partial = _partial(text)
-    if not _is_text(text[: len(text) - len(partial)]):
+    if not is_text(text[: len(text) - len(partial)]):
         return []
     if not partial:
         return [text + after for after in _LOOK_AHEAD if text or after]

@@ -23,7 +23,8 @@ from evaluation.trees import branches_together
 from isotok.errors import DataError
 from tests.evaluation.conftest import merged_tokenizer
 from tests.evaluation.sources import Behind, beginnings, markov
-from tests.evaluation.test_likelihood import TRAPS, VOCABULARIES, toy
+from tests.evaluation.test_likelihood import TRAPS, VOCABULARIES
+from tests.toys import toy
 
 
 @pytest.mark.parametrize("pretokenizer", VOCABULARIES.values(), ids=VOCABULARIES)

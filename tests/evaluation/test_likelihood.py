@@ -13,6 +13,7 @@ import torch
 from evaluation.likelihood import METHODS, Likelihood, common_beginning
 from evaluation.trees import STEM, Tree, TreeBuilder, score_trees
 from tests.evaluation.sources import Behind, all_texts, beginnings, markov
+from tests.toys import toy
 from tokenization import encode_text
 from tokenization.bpe import byte_level_bpe
 from tokenization.tokenizer import byte_alphabet, finish
@@ -25,22 +26,6 @@ VOCABULARIES = {
     "threes": "superbpe_stage1",
     "lines": "superbpe2025_stage2",
 }
-
-
-def toy(alphabet: str, pretokenizer: str, merges: int = 16, seed: int = 0) -> Any:
-    """A byte-level BPE of random merges over the alphabet's bytes."""
-    rng = random.Random(f"{alphabet}{seed}")
-    letters = byte_alphabet()
-    vocab = {char: byte for byte, char in enumerate(letters)}
-    tokens = [letters[byte] for byte in sorted(set(alphabet.encode()))]
-    made: list[tuple[str, str]] = []
-    while len(made) < merges:
-        left, right = rng.choice(tokens), rng.choice(tokens)
-        if left + right not in vocab and len(left + right) <= 6:
-            made.append((left, right))
-            vocab[left + right] = len(vocab)
-            tokens.append(left + right)
-    return finish(byte_level_bpe(vocab, made, pretokenizer), {"algorithm": "toy"})
 
 
 @pytest.mark.parametrize("pretokenizer", VOCABULARIES.values(), ids=VOCABULARIES)

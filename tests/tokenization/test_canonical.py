@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from isotok.errors import ConfigError
+from tests.toys import toy
 from tokenization.bpe import byte_level_bpe
 from tokenization.canonical import Canonical
 from tokenization.covers import covers, encode_bytes
@@ -24,23 +25,6 @@ PRETOKENIZERS = (
     "none",
 )
 ALPHABETS = ("\nab.", " \nT.", "12 a", "'sl ", "123a", "é漢a ", "aB ,", "\r\n a", "½1x ", "ve'r", "\u00a0 a1")
-
-
-def toy(alphabet: str, pretokenizer: str, seed: int, merges: int = 14) -> Any:
-    """A byte-level BPE with random merges over the alphabet's bytes."""
-    rng = random.Random(f"{alphabet} {seed}")
-    letters = byte_alphabet()
-    vocab = {char: byte for byte, char in enumerate(letters)}
-    tokens = [letters[byte] for byte in sorted(set(alphabet.encode()))]
-    made: list[tuple[str, str]] = []
-    while len(made) < merges:
-        left, right = rng.choice(tokens), rng.choice(tokens)
-        if left + right in vocab or len(left + right) > 6:
-            continue
-        made.append((left, right))
-        vocab[left + right] = len(vocab)
-        tokens.append(left + right)
-    return finish(byte_level_bpe(vocab, made, pretokenizer), {"algorithm": "toy"})
 
 
 def texts_of(alphabet: str, length: int) -> list[str]:
@@ -85,7 +69,7 @@ def test_every_encoding_is_found_in_longer_texts(alphabet: str, pretokenizer: st
 
 
 def check(alphabet: str, pretokenizer: str, seed: int, length: int, sample: int) -> None:
-    tokenizer = toy(alphabet, pretokenizer, seed)
+    tokenizer = toy(alphabet, pretokenizer, merges=14, seed=seed)
     canonical = Canonical(tokenizer)
     texts = texts_of(alphabet, length)
     beginnings, covering = truth(tokenizer, canonical, texts)
@@ -119,7 +103,7 @@ def spell(canonical: Canonical, ids: Any) -> list[bytes]:
 def test_where_a_document_may_end() -> None:
     """Exactly where the encoding of the bytes so far is the sequence itself."""
     for alphabet, pretokenizer in CASES[::3]:
-        tokenizer = toy(alphabet, pretokenizer, 4)
+        tokenizer = toy(alphabet, pretokenizer, merges=14, seed=4)
         canonical = Canonical(tokenizer)
         texts = texts_of(alphabet, 4)
         beginnings, _ = truth(tokenizer, canonical, texts)
