@@ -20,6 +20,7 @@ def test_python_example_ends_in_a_report(tmp_path):
     assert (tmp_path / "from-python" / "report" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_own_tokenizer_example_trains(tmp_path):
     files = {text.splitlines()[0].removeprefix("# "): text for _, text in BLOCKS if text.startswith("# mine/")}
     assert set(files) == {"mine/lowercase_vocab.py", "mine/configs/tokenizer/lowercase.yaml"}

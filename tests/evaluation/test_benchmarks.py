@@ -164,6 +164,7 @@ def index(folder: Path) -> dict[str, str]:
     return {"sha256": sha256, **pip}
 
 
+@pytest.mark.slow
 def test_pip_fetches_without_running_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = index(tmp_path)
     for key in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
@@ -244,6 +245,7 @@ def isotok(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
 
 
+@pytest.mark.slow
 def test_export_and_read_back_by_command_line(tmp_path: Path) -> None:
     recipe = bigbench(tmp_path, "plain")
     asked = ["benchmark=bigbench", "benchmark.tasks=[plain,animals,nothing]", f"benchmark.archive={recipe.archive}"]

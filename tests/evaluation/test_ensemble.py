@@ -40,6 +40,7 @@ def folders(
     }
 
 
+@pytest.mark.slow
 def test_a_mixture_against_a_walk_over_bytes(folders: dict[str, Path], tiny_corpus: Path, tmp_path: Path) -> None:
     results = ensemble(folders, tiny_corpus, 8192, tmp_path, max_bytes=700, gaps=0)
     documents = choose_documents(read_documents(tiny_corpus, "test"), 700)
@@ -81,6 +82,7 @@ def test_a_model_with_itself_is_the_model(folders: dict[str, Path], tiny_corpus:
     assert filled["mixture"]["middle_bits_per_byte"] == pytest.approx(middle, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_intervals_are_paired_over_groups(
     folders: dict[str, Path], tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +107,7 @@ def test_intervals_are_paired_over_groups(
         assert text in shown
 
 
+@pytest.mark.slow
 def test_the_same_files_twice(folders: dict[str, Path], tiny_corpus: Path, tmp_path: Path) -> None:
     for out in (tmp_path / "a", tmp_path / "b"):
         ensemble(folders, tiny_corpus, 256, out, max_bytes=1500, gaps=3)

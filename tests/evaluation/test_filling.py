@@ -65,6 +65,7 @@ def test_gaps_lie_inside_words() -> None:
     assert all(a[0] != b[0] or a[2] <= b[1] for a, b in itertools.pairwise(ends))
 
 
+@pytest.mark.slow
 def test_gaps_depend_on_seed_document_and_place_alone() -> None:
     gaps = choose_gaps(NAMES, TEXTS, 40, 256, 7)
     assert choose_gaps(NAMES, TEXTS, 40, 256, 7) == gaps

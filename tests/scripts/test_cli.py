@@ -100,6 +100,7 @@ def test_bad_corpora_name_the_file(prepare, overrides, message, tmp_path):
     assert half_written(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_too_large_a_vocabulary_and_too_long_a_context(tiny_files, tmp_path):
     local = ["corpus=local", f"corpus.paths=[{tiny_files}/*.txt]"]
     done = isotok("tokenizer", *local, "tokenizer.vocab_size=90000", cwd=tmp_path)

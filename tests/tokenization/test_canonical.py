@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,41 @@ def test_where_a_document_may_end() -> None:
         whole = {tuple(ids) for ids in encode_texts(tokenizer, texts)}
         for sequence in beginnings:
             assert canonical.may_end(sequence) == (sequence in whole), spell(canonical, sequence)
+
+
+LONG_TEXTS = (
+    "He said 'stop. And then 'that man' (so 'twas told) \"'s\" she 'said, 'tis all.\n",
+    "def f(x): {\n            y = [1, 2],\n\n                z = None\n                  s()\n        }\n",
+    "ENTER.\n                              He's here.\r\n\r\n\r\n              Exit.\n"
+    + " \n" * 20
+    + "  end of it. So.\n",
+    "{" + " " * 300 + "x, y." + "\t" * 40 + "a b. c" + "\n" * 50 + " d. e'll go." + "\u00a0" * 30 + "on, and on.",
+    "e\u0301'e\u0301. a\u0301b, 'lle\u0301 a .\u0301a.b.c, 1\u00b27\u00b2a.b 's.a.b " + "31415926535 " * 9 + "27" * 40,
+)
+
+
+@pytest.mark.parametrize("pretokenizer", PRETOKENIZERS)
+def test_encodings_of_long_texts_are_canonical_throughout(pretokenizer: str) -> None:
+    """Quotes before words, indentation, runs of anything: the end of a text, shortened, has its pieces."""
+    tokenizer = learned(LONG_TEXTS, pretokenizer, vocab_size=400)
+    canonical = Canonical(tokenizer)
+    for text, ids in zip(LONG_TEXTS, encode_texts(tokenizer, LONG_TEXTS)):
+        lost = [
+            spell(canonical, ids[max(0, k - 8) : k + 1])
+            for k in range(len(ids))
+            if ids[k] not in canonical.next_tokens(ids[:k], canonical.tokens[ids[k]])
+        ]
+        assert not lost, (text, lost[0])
+
+
+def learned(texts: Sequence[str], pretokenizer: str, vocab_size: int) -> Any:
+    """The library's BPE of some texts."""
+    from tokenizers import trainers
+
+    tokenizer = byte_level_bpe({char: byte for byte, char in enumerate(byte_alphabet())}, [], pretokenizer)
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=byte_alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return finish(tokenizer, {})
 
 
 def test_a_foreign_pretokenizer_is_asked_itself() -> None:
