@@ -177,7 +177,7 @@ def byte_tree(
                 exact = canonical.exactly(rest)
                 if exact is not None and j < len(data) and exact in tokens:
                     child = builder.add_after(node, exact)
-                    at[j].append((child, (*ids[-31:], exact)))
+                    at[j].append((child, (*ids[-511:], exact)))
     return builder, by_end
 
 
@@ -282,8 +282,8 @@ class ByteStream:
 
     def _add(self, sequences: list[tuple[int, ...]], starts: list[int], above: list[float]) -> None:
         for ids, start, log, logs in zip(sequences, starts, above, self._read(sequences)):
-            tokens = self.model.canonical.next_tokens(ids[-64:])
-            end = log + float(logs[self.model.eos_id]) if self.model.canonical.may_end(ids[-64:]) else -math.inf
+            tokens = self.model.canonical.next_tokens(ids[-512:])
+            end = log + float(logs[self.model.eos_id]) if self.model.canonical.may_end(ids[-512:]) else -math.inf
             self._live.append(_Live(ids, start, self.model.rank[tokens], log + logs[tokens].astype(np.float64), end))
 
     @torch.inference_mode()

@@ -67,7 +67,7 @@ class Canonical:
         self._made_by = made_by
         self._crossed: dict[tuple[int, int], bool] = {}
         self._rows: dict[int, np.ndarray] = {}
-        self._tails: dict[tuple[int, ...], tuple[int, bytes, bytes]] = {}
+        self._tails: dict[tuple[int, ...], tuple[bool, bytes, bytes]] = {}
         self._encoded: dict[bytes, tuple[int, ...]] = {}
 
         # Only tokens that their own bytes encode to can ever stand in an encoding.
@@ -179,18 +179,38 @@ class Canonical:
                     marks[at] = 2 if self.crosses(left, right) else 1
                 if len(self._tails) > 500_000:
                     self._tails.clear()
-                known = self._tails[last] = _collapse(b"".join(parts), marks, runs_kept=_RUNS, named_start=False)
-            runs, shape, kept = known
-            if runs > _RUNS or take >= len(ids) or take >= 512:
+                known = self._tails[last] = self._shortest(b"".join(parts), marks)
+            enough, shape, kept = known
+            if enough or take >= len(ids) or take >= 512:
                 return shape, kept
             take *= 4
+
+    def _shortest(self, raw: bytes, marks: dict[int, int]) -> tuple[bool, bytes, bytes]:
+        """(whether raw is long enough, shape, marks) of its last five runs, or of more where these would fall into
+        other pieces without what is before them (the `'s` of ` 's`)."""
+        for runs_kept in (_RUNS, 2 * _RUNS, 4 * _RUNS):
+            runs, begin, shape, kept = _collapse(raw, marks, runs_kept=runs_kept, named_start=False)
+            if runs <= runs_kept:
+                return False, shape, kept
+            if self._restarts(raw, begin):
+                break
+        return True, shape, kept
+
+    def _restarts(self, raw: bytes, begin: int) -> bool:
+        """Whether what follows byte `begin` of raw falls into the same pieces without what is before it."""
+        first = next(i for i, byte in enumerate(raw) if byte & 0xC0 != 0x80)
+        stop = len(raw) - len(_partial(raw))
+        ends, starts = self._pieces([raw[first:stop], raw[begin:stop]])
+        split = int(np.searchsorted(ends, starts[1], side="right"))
+        whole, local = ends[:split] + first, ends[split:] - starts[1] + begin
+        return np.array_equal(whole[whole > begin], local)
 
     def _token_shapes(self, named: bool) -> np.ndarray:
         """Number of the shape of each token, in the order of `by_bytes`."""
         numbers = np.empty(len(self._sorted), np.int32)
         for k, token in enumerate(self._sorted):
             whole = is_text(token)
-            shape = _collapse(token, {}, runs_kept=None, named_start=named)[1] if whole else token
+            shape = _collapse(token, {}, runs_kept=None, named_start=named)[2] if whole else token
             numbers[k] = self._shapes.setdefault(shape, len(self._shapes))
         return numbers
 
@@ -397,12 +417,14 @@ def _ends_in_contraction(shape: bytes) -> bool:
 
 def _collapse(
     raw: bytes, marks: dict[int, int], *, runs_kept: int | None, named_start: bool
-) -> tuple[int, bytes, bytes]:
-    """(number of runs looked at, shape, mark after each byte of the shape) of the last runs of a text, or of all.
+) -> tuple[int, int, bytes, bytes]:
+    """(number of runs looked at, byte where those kept begin, shape, mark after each byte of the shape) of the last
+    runs of a text, or of all.
 
     Characters become their stand-ins. Runs of letters shrink to two, but for the first two letters after an apostrophe
-    (and, with `named_start`, at the beginning), which stay; runs of digits shrink by threes, of signs to three. A
-    character that is cut off at the beginning is left out, one at the end stays as it is.
+    (and, with `named_start`, at the beginning), which stay; runs of digits shrink by threes, of signs to three, and
+    repetitions of a character of white space to six. A character that is cut off at the beginning is left out, one at
+    the end stays as it is.
     """
     start = 0
     while start < len(raw) and raw[start] & 0xC0 == 0x80:
@@ -421,17 +443,22 @@ def _collapse(
         end -= len(character.encode())
     runs = [(kind, run[::-1]) for kind, run in reversed(runs)]
     count = len(runs)
+    runs = runs if runs_kept is None else runs[-runs_kept:]
+    begin = runs[0][1][0][1] - len(runs[0][1][0][0].encode()) if runs else start
     shape, after = bytearray(), bytearray()
     head = 2 if named_start else 0
-    for kind, run in runs if runs_kept is None else runs[-runs_kept:]:
+    for kind, run in runs:
         size, dropped = len(run), 0
         if kind & scanners.LETTER:
             dropped = max(0, size - head - 2)
             run = run[:head] + run[head + dropped :]
         elif kind & scanners.NUMBER:
-            run = run[3 * max(0, (size - 4) // 3) :]
+            left_out, run = run[: 3 * max(0, (size - 4) // 3)], run[3 * max(0, (size - 4) // 3) :]
+            marks = marks | _by_threes([marks.get(end, 0) for _, end in left_out], run, marks)
+        elif kind & scanners.SPACE:
+            run = _fewer_spaces(run)
         else:
-            run = run[-8 if kind & scanners.SPACE else -3 :]
+            run = run[-3:]
         for k, (character, end) in enumerate(run):
             code = _stand_in(character, named=k < head)
             # Where letters were left out no piece ends, whatever follows: tokens may end there.
@@ -442,4 +469,24 @@ def _collapse(
     for k, byte in enumerate(partial, len(raw) - len(partial) + 1):
         shape.append(byte)
         after.append(marks.get(k, 0))
-    return count, bytes(shape), bytes(after)
+    return count, begin, bytes(shape), bytes(after)
+
+
+def _by_threes(left_out: list[int], run: list[tuple[str, int]], marks: dict[int, int]) -> dict[int, int]:
+    """Marks of the first three digits of a run that say what those left out before it, a multiple of three, say too:
+    pieces end after every third digit or nowhere, so a token that ends at no such place rules all of them out."""
+    made = {}
+    for k, (_, end) in enumerate(run[:3] if left_out else ()):
+        found = {marks.get(end, 0), *left_out[k::3]}
+        made[end] = 0 if 0 in found else max(found)
+    return made
+
+
+def _fewer_spaces(run: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """A run of white space without the middle of long repetitions: pieces end at their ends alone. Both ends of the run
+    stay, the first one because a sign before it can hold line ends in its piece."""
+    kept: list[tuple[str, int]] = []
+    for _, same in itertools.groupby(run, key=lambda entry: _stand_in(entry[0], named=False)):
+        part = list(same)
+        kept += part if len(part) <= 6 else part[:2] + part[-4:]
+    return kept if len(kept) <= 24 else kept[:8] + kept[-16:]

@@ -45,7 +45,7 @@ def covers(canonical: Canonical, text: bytes, ids: np.ndarray) -> list[Cover]:
         for cut in cuts:
             prefix = _encoded(canonical, text, ids, ends, settled, way, cut, split)
             if prefix not in found:
-                found[prefix] = canonical.next_tokens(prefix[-256:], text[cut:])
+                found[prefix] = canonical.next_tokens(prefix[-512:], text[cut:])
     return [Cover(prefix, tokens) for prefix, tokens in found.items() if len(tokens)]
 
 

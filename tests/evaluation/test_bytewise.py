@@ -13,6 +13,7 @@ from evaluation.bytewise import (
     ByteModel,
     ByteStream,
     Mixture,
+    byte_tree,
     fill_in,
     mixture_nats,
     sample_bytes,
@@ -236,3 +237,19 @@ def test_texts_longer_than_the_model(byte_tokenizer: Any, make_model: Callable[.
     for run in (lambda: model.log_p([b"abcdefghi"]), lambda: ByteStream(model, b"abcdefghi")):
         with pytest.raises(DataError, match="8 positions"):
             run()
+
+
+@pytest.mark.parametrize("pretokenizer", ["llama3", "superbpe_stage1", "superbpe2025_stage2"])
+def test_a_long_number_has_its_own_path_and_few_others(pretokenizer: str) -> None:
+    """Threes counted from either end stay in step over hundreds of digits."""
+    rng = random.Random(0)
+    tokenizer = toy("0123456789", pretokenizer, merges=60)
+    model = ByteModel(Behind(markov("01", 2), tokenizer), tokenizer)
+    text = "n " + "".join(rng.choices("0123456789", k=350)) + " x"
+    tree, by_end = byte_tree(model.canonical, text.encode(), [model.eos_id], [])
+    node: int | None = -1
+    for token in model.encoder(text).ids.tolist()[:-1]:
+        node = tree.child(node, token) if node is not None else None
+    assert node is not None
+    assert all(by_end[1:])
+    assert len(tree.ids) < 4 * len(text)
