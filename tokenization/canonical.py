@@ -52,7 +52,7 @@ class Canonical:
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast"):
-        vocabulary = parse_vocabulary(tokenizer)
+        vocabulary = parse_vocabulary(tokenizer, whole_entries=True)
         if isinstance(vocabulary, str):
             raise ConfigError(f"exact byte scores need a plain byte-level BPE, but {vocabulary}; use scoring=backoff")
         name = parse_pretokenizer(tokenizer)
@@ -77,6 +77,11 @@ class Canonical:
         id_ends = self._encoder.encode_pieces(joined, ends)[1]
         reached = known[np.diff(id_ends, prepend=0) == 1]
         self.unreachable = len(known) - len(reached)
+        if self.unreachable and getattr(tokenizer.backend_tokenizer.model, "ignore_merges", False):
+            raise ConfigError(
+                f"exact byte scores need entries that merges lead to, but the tokenizer takes {self.unreachable} "
+                "entries whole that they do not (ignore_merges); use scoring=backoff"
+            )
         self.by_bytes = np.array(sorted(reached.tolist(), key=lambda i: self.tokens[i]), np.int32)
         self._sorted = [self.tokens[i] for i in self.by_bytes]
         self.longest = max(map(len, self._sorted))

@@ -149,8 +149,12 @@ class KernelEncoder:
         return ids[: id_ends[-1] if len(id_ends) else 0], id_ends
 
 
-def parse_vocabulary(tokenizer: "PreTrainedTokenizerFast") -> Vocabulary | str:
-    """The merges and tokens of a byte-level BPE that takes text as it is, or what else the tokenizer does."""
+def parse_vocabulary(tokenizer: "PreTrainedTokenizerFast", whole_entries: bool = False) -> Vocabulary | str:
+    """The merges and tokens of a byte-level BPE that takes text as it is, or what else the tokenizer does.
+
+    whole_entries: take one that encodes a piece that is an entry as this entry (`ignore_merges`), too; the caller
+    checks that merges lead to every entry, so that it makes no difference.
+    """
     import numpy as np
 
     backend = tokenizer.backend_tokenizer
@@ -164,7 +168,7 @@ def parse_vocabulary(tokenizer: "PreTrainedTokenizerFast") -> Vocabulary | str:
         "continuing_subword_prefix": (None, ""),
         "end_of_word_suffix": (None, ""),
         "byte_fallback": (False,),
-        "ignore_merges": (False,),
+        "ignore_merges": (False, True) if whole_entries else (False,),
     }
     for key, allowed in plain.items():
         if model.get(key, allowed[0]) not in allowed:

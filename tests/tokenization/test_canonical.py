@@ -90,7 +90,7 @@ def check(alphabet: str, pretokenizer: str, seed: int, length: int, sample: int)
             if size + len(canonical.tokens[token]) <= most - 3 and set(canonical.tokens[token]) <= inside:
                 checked += 1
                 beyond += token not in following[prefix]
-    assert beyond <= 0.02 * checked + 1
+    assert beyond <= 0.03 * checked + 3
     for data in rng.sample(sorted(covering), min(sample, len(covering))):
         ids = whole_encoding(tokenizer, canonical, data)
         found = {(cover.ids, token) for cover in covers(canonical, data, ids) for token in cover.tokens.tolist()}
@@ -174,3 +174,20 @@ def test_other_models_are_refused_by_name() -> None:
 
     with pytest.raises(ConfigError, match="Unigram.*backoff"):
         Canonical(Unigram(vocab_size=300).train(["the king of the sea " * 20]))
+
+
+def test_entries_taken_whole_make_no_difference_where_merges_lead_to_them() -> None:
+    """`ignore_merges`, as Llama 3 has it."""
+    tokenizer = toy("ab", "gpt2", merges=4)
+    before = Canonical(tokenizer).next_tokens([ord("a")]).tolist()
+    tokenizer.backend_tokenizer.model.ignore_merges = True
+    assert Canonical(tokenizer).next_tokens([ord("a")]).tolist() == before
+    letters = byte_alphabet()
+    vocab = {char: byte for byte, char in enumerate(letters)}
+    merges = [("a", "b"), ("b", "c"), ("a", "bc")]
+    for left, right in merges:
+        vocab[left + right] = len(vocab)
+    tokenizer = finish(byte_level_bpe(vocab, merges, "none"), {})
+    tokenizer.backend_tokenizer.model.ignore_merges = True
+    with pytest.raises(ConfigError, match="1 entries whole.*backoff"):
+        Canonical(tokenizer)
