@@ -56,6 +56,8 @@ def items(task: str, documents: list[str], n: int) -> list[tuple[str, list[str]]
             text = documents[int(rng.integers(len(documents)))]
             text = text * (1 + 4000 // len(text))
             at = text.index(" ", size + int(rng.integers(1000)))
+            while text[at - 1].isspace():  # lm-eval's class would move it into the choice
+                at = text.index(" ", at + 1)
             ends.append((text[at - size : at], " " + " ".join(text[at + 1 : at + 200].split()[:words])))
         made.append((ends[0][0], list(dict.fromkeys(choice for _, choice in ends))))
     return made
