@@ -129,7 +129,7 @@ class Canonical:
         shape, marks = self._tail(ids)
         if not shape or _partial(shape):
             return False
-        return bool(self._fit([shape], [len(shape)], [0], marks)[0])
+        return bool(self._fit([shape], np.array([len(shape)]), np.array([0]), marks)[0])
 
     def is_canonical(self, ids: Sequence[int]) -> bool:
         """Whether some text's encoding begins with these ids."""
@@ -179,9 +179,10 @@ class Canonical:
             if known is None:
                 parts = [self.tokens[i] for i in last]
                 marks, at = {}, 0
-                for (left, right), part in zip(itertools.pairwise(last), parts):
+                for pair, part in zip(itertools.pairwise(last), parts):
                     at += len(part)
-                    marks[at] = 2 if self.crosses(left, right) else 1
+                    crossed = self._crossed.get(pair)
+                    marks[at] = 2 if (self.crosses(*pair) if crossed is None else crossed) else 1
                 if len(self._tails) > 500_000:
                     self._tails.clear()
                 known = self._tails[last] = self._shortest(b"".join(parts), marks)
@@ -226,26 +227,22 @@ class Canonical:
             found = self._situations[shape, marks] = np.full(len(self._shapes), _UNKNOWN, np.uint8)
         missing = np.unique(wanted[found[wanted] == _UNKNOWN])
         if len(missing):
-            texts: list[bytes] = []
-            owners, sizes = [], []
-            for number in missing.tolist():
-                token = self._listed[number]
-                for text in _continued(shape + token):
-                    texts.append(text)
-                    owners.append(number)
-                    sizes.append(len(token))
+            continued = [_continued(shape + self._listed[number]) for number in missing.tolist()]
+            counts = np.array([len(texts) for texts in continued])
             found[missing] = 0
-            if texts:
-                bits = self._fit(texts, [len(shape)] * len(texts), sizes, marks)
-                np.bitwise_or.at(found, owners, bits)
+            if counts.any():
+                sizes = np.repeat([len(self._listed[number]) for number in missing.tolist()], counts)
+                texts = list(itertools.chain.from_iterable(continued))
+                bits = self._fit(texts, np.full(len(texts), len(shape)), sizes, marks)
+                some = counts > 0
+                starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+                found[missing[some]] = np.bitwise_or.reduceat(bits, starts[some])
         return found
 
-    def _fit(self, texts: list[bytes], tails: list[int], sizes: list[int], marks: bytes) -> np.ndarray:
+    def _fit(self, texts: list[bytes], tails: np.ndarray, sizes: np.ndarray, marks: bytes) -> np.ndarray:
         ends, starts = self._pieces(texts)
         out = np.zeros(len(texts), np.uint8)
-        canonical_kernel.fits(
-            ends, starts, np.array(tails), np.array(sizes), np.frombuffer(b"\0" + marks, np.uint8), out
-        )
+        canonical_kernel.fits(ends, starts, tails, sizes, np.frombuffer(b"\0" + marks, np.uint8), out)
         return out
 
     def _pieces(self, texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -373,7 +370,7 @@ def _continued(text: bytes) -> "list[bytes]":
     if not is_text(text[: len(text) - len(partial)]):
         return []
     if not partial:
-        return [text + after for after in _LOOK_AHEAD if text or after]
+        return [text + after for after in (_LOOK_AHEAD if text else _LOOK_AHEAD[1:])]
     return [text + rest + after for rest in _completions(partial) for after in _AFTER_CHARACTER]
 
 
