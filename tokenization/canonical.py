@@ -105,6 +105,8 @@ class Canonical:
         candidates = self.by_bytes[span]
         if not len(candidates):
             return candidates
+        if rest and self._all_cross_inside_a_word(ids, rest, candidates):
+            return candidates[:0]
         shape, marks = self._tail(ids)
         place = (self._named if _ends_in_contraction(shape) else self._plain)[span]
         bits = self._bits(shape, marks, place)[place]
@@ -115,6 +117,16 @@ class Canonical:
         if len(unsure):
             good[unsure] = ~self._row(ids[-1], candidates[unsure], span, unsure)
         return candidates[good]
+
+    def _all_cross_inside_a_word(self, ids: Sequence[int], rest: bytes, candidates: np.ndarray) -> bool:
+        """A short way to an empty answer: no candidate can follow without a boundary, and between two small letters,
+        but those after an apostrophe, none of our pretokenizers ever makes one."""
+        if not self._name or not ids or not 0x61 <= rest[0] <= 0x7A:
+            return False
+        before = b"".join(self.tokens[i] for i in ids[-3:])[-3:]
+        if len(before) < 3 or b"'" in before or not 0x61 <= before[-1] <= 0x7A:
+            return False
+        return bool(canonical_kernel.crossed(self._table, self._made_by, np.int32(ids[-1]), candidates).all())
 
     def valid_next(self, ids: Sequence[int], size: int | None = None) -> np.ndarray:
         """`next_tokens` as a bool array over `size` ids (of all tokens, unless said)."""
@@ -281,6 +293,8 @@ class Canonical:
         """
         cut = len(text) - len(_partial(text))
         ends = self._pieces([text[:cut]])[0][:-1] if cut else np.zeros(0, np.int64)
+        if self._name and len(text) > 2 and all(0x61 <= byte <= 0x7A for byte in text[-3:]):
+            return ends, [()]  # inside a word all continuations agree on what is before
         start = _restart(text[:cut])
         while True:
             local = self._pieces([text[start:cut]])[0][:-1] + start if start < cut else np.zeros(0, np.int64)
