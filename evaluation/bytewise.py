@@ -22,8 +22,9 @@ from evaluation.encoding import Encoded, TextEncoder
 from evaluation.forward import max_positions
 from evaluation.trees import STEM, Tree, TreeBuilder, branches_together, score_trees
 from isotok.errors import ConfigError, DataError
-from tokenization.canonical import Canonical, begins_text, is_text
+from tokenization.canonical import Canonical
 from tokenization.covers import covers, encode_bytes
+from tokenization.situations import begins_text, is_text
 
 END = 256  # where a distribution over bytes has the end of the text
 _CONTINUING = bytes(range(0x80, 0xC0))  # bytes of UTF-8 that begin no character

@@ -7,7 +7,7 @@ Two things decide. Within a piece, BPE is local: T is what its bytes encode to e
 between two neighbours (`canonical_kernel`). And pieces must end at ends of tokens; where a piece ends can depend on
 text that is still to come: on whether a letter follows white space, on how many digits follow a digit, on `'` and `s`.
 So T is tried with each of a finite set of continuations, one for every way in which a regex can look ahead
-(`_LOOK_AHEAD`, and all kinds of characters where T ends inside one). Looking only at E of the bytes so far would never
+(`situations`, and all kinds of characters where T ends inside one). Looking only at E of the bytes so far would never
 visit the true path at a cut like `.\\n\\n|The`.
 
 Regexes see kinds of characters, not characters. So answers are kept by *situation*: the end of the text with its runs
@@ -26,20 +26,19 @@ import numpy as np
 from isotok.errors import ConfigError, DataError
 from tokenization import canonical_kernel, encode_kernel, scanners
 from tokenization.encoder import KernelEncoder, parse_pretokenizer, parse_vocabulary
+from tokenization.situations import (
+    RUNS_KEPT,
+    collapse,
+    continued,
+    cut_character,
+    ends_in_contraction,
+    is_text,
+    restart_at,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_SINGLE = ("a", "A", "漢", "\u0301", "1", "½", "٣", ".", "'", "/", " ", "\n", "\r", "\t", "\u00a0")
-_MORE = (
-    *("11", "111", "s", "d", "m", "t", "l", "v", "e", "r", "ll", "ve", "re", "'s", "'ll", "S", "L", "E", "LL", "ſ"),
-    *("Aa", "aA", " a", " A", " .", " 1", "  ", "  a", "  1", "  .", "\na", "\n.", "\n1", "\n\n", "\n ", " \n"),
-    *("\r\n", "..", ".\n", "./", "//", ".a", "\n\na", "\n a", " \na", "\u3000a"),
-)
-_LOOK_AHEAD = tuple(text.encode() for text in ("", *_SINGLE, *_MORE))
-_AFTER_CHARACTER = tuple(text.encode() for text in ("", "a", "A", "1", ".", " ", "\n", " a", "\na", "s", "11"))
-_NAMED = frozenset("sdmtlverSDMTLVERſ")  # letters that contractions name
-_RUNS = 5  # how many runs of one kind of character a situation keeps
 _UNKNOWN = np.uint8(128)
 _BOUNDARY, _INSIDE = canonical_kernel.BOUNDARY, canonical_kernel.INSIDE
 
@@ -108,7 +107,7 @@ class Canonical:
         if rest and self._all_cross_inside_a_word(ids, rest, candidates):
             return candidates[:0]
         shape, marks = self._tail(ids)
-        place = (self._named if _ends_in_contraction(shape) else self._plain)[span]
+        place = (self._named if ends_in_contraction(shape) else self._plain)[span]
         bits = self._bits(shape, marks, place)[place]
         if not ids:
             return candidates[bits != 0]
@@ -139,7 +138,7 @@ class Canonical:
         if not ids:
             return True
         shape, marks = self._tail(ids)
-        if not shape or _partial(shape):
+        if not shape or cut_character(shape):
             return False
         return bool(self._fit([shape], np.array([len(shape)]), np.array([0]), marks)[0])
 
@@ -206,8 +205,8 @@ class Canonical:
     def _shortest(self, raw: bytes, marks: dict[int, int]) -> tuple[bool, bytes, bytes]:
         """(whether raw is long enough, shape, marks) of its last five runs, or of more where these would fall into
         other pieces without what is before them (the `'s` of ` 's`)."""
-        for runs_kept in (_RUNS, 2 * _RUNS, 4 * _RUNS):
-            runs, begin, shape, kept = _collapse(raw, marks, runs_kept=runs_kept, named_start=False)
+        for runs_kept in (RUNS_KEPT, 2 * RUNS_KEPT, 4 * RUNS_KEPT):
+            runs, begin, shape, kept = collapse(raw, marks, runs_kept=runs_kept, named_start=False)
             if runs <= runs_kept:
                 return False, shape, kept
             if self._restarts(raw, begin):
@@ -217,7 +216,7 @@ class Canonical:
     def _restarts(self, raw: bytes, begin: int) -> bool:
         """Whether what follows byte `begin` of raw falls into the same pieces without what is before it."""
         first = next(i for i, byte in enumerate(raw) if byte & 0xC0 != 0x80)
-        stop = len(raw) - len(_partial(raw))
+        stop = len(raw) - len(cut_character(raw))
         ends, starts = self._pieces([raw[first:stop], raw[begin:stop]])
         split = int(np.searchsorted(ends, starts[1], side="right"))
         whole, local = ends[:split] + first, ends[split:] - starts[1] + begin
@@ -228,7 +227,7 @@ class Canonical:
         numbers = np.empty(len(self._sorted), np.int32)
         for k, token in enumerate(self._sorted):
             whole = is_text(token)
-            shape = _collapse(token, {}, runs_kept=None, named_start=named)[2] if whole else token
+            shape = collapse(token, {}, runs_kept=None, named_start=named)[2] if whole else token
             numbers[k] = self._shapes.setdefault(shape, len(self._shapes))
         return numbers
 
@@ -239,7 +238,7 @@ class Canonical:
             found = self._situations[shape, marks] = np.full(len(self._shapes), _UNKNOWN, np.uint8)
         missing = np.unique(wanted[found[wanted] == _UNKNOWN])
         if len(missing):
-            continued = [_continued(shape + self._listed[number]) for number in missing.tolist()]
+            continued = [continued(shape + self._listed[number]) for number in missing.tolist()]
             counts = np.array([len(texts) for texts in continued])
             found[missing] = 0
             if counts.any():
@@ -291,11 +290,11 @@ class Canonical:
         Returns the piece ends (int64, ascending, the last one aside) up to a byte from which they may differ, and the
         distinct ways on from there: ends before the text's own end.
         """
-        cut = len(text) - len(_partial(text))
+        cut = len(text) - len(cut_character(text))
         ends = self._pieces([text[:cut]])[0][:-1] if cut else np.zeros(0, np.int64)
         if self._name and len(text) > 2 and all(0x61 <= byte <= 0x7A for byte in text[-3:]):
             return ends, [()]  # inside a word all continuations agree on what is before
-        start = _restart(text[:cut])
+        start = restart_at(text[:cut])
         while True:
             local = self._pieces([text[start:cut]])[0][:-1] + start if start < cut else np.zeros(0, np.int64)
             if np.array_equal(local, ends[ends > start]) or start == 0:
@@ -303,7 +302,7 @@ class Canonical:
             # A restart inside a piece can go wrong; one at an end of a piece cannot.
             before = ends[ends < start]
             start = int(before[-1]) if len(before) and start not in ends else 0
-        texts = list(_continued(text[start:]))
+        texts = list(continued(text[start:]))
         if not texts:
             raise DataError("text is not UTF-8")
         found, starts = self._pieces(texts)
@@ -323,186 +322,3 @@ class Canonical:
 @cache
 def _noise(size: int) -> np.ndarray:
     return np.random.default_rng(1234).integers(1 << 63, size=size, dtype=np.uint64)
-
-
-def _restart(text: bytes) -> int:
-    """A byte near the end from which scanning gives the same pieces, most likely: where the last runs begin."""
-    tail = text[-200:]
-    offset = len(text) - len(tail)
-    while tail and tail[0] & 0xC0 == 0x80:
-        tail, offset = tail[1:], offset + 1
-    characters = tail.decode(errors="replace")
-    kinds = [_kind(character) for character in characters]
-    runs = 0
-    for i in range(len(kinds) - 1, 0, -1):
-        if kinds[i] != kinds[i - 1]:
-            runs += 1
-            if runs == _RUNS:
-                return offset + len(characters[:i].encode())
-    return 0 if offset == 0 else _restart_far(text)
-
-
-def _restart_far(text: bytes) -> int:
-    """The same where the end is one long run: its beginning."""
-    characters = text.decode(errors="replace")
-    last = _kind(characters[-1])
-    for i in range(len(characters) - 1, 0, -1):
-        if _kind(characters[i - 1]) != last:
-            return len(characters[:i].encode())
-    return 0
-
-
-def begins_text(data: bytes) -> bool:
-    """Whether some text begins with these bytes: UTF-8, but for a character that is cut off at the end."""
-    return not data or bool(_continued(data))
-
-
-def is_text(data: bytes) -> bool:
-    """Whether bytes are UTF-8."""
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _partial(text: bytes) -> bytes:
-    """The bytes of a character that is cut off at the end, if one is."""
-    for back in range(1, min(4, len(text) + 1)):
-        byte = text[-back]
-        if byte >= 0xC0:
-            need = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return text[-back:] if back < need else b""
-        if byte < 0x80:
-            return b""
-    return b""
-
-
-def _continued(text: bytes) -> "list[bytes]":
-    """The text with every continuation that matters; none where it is not UTF-8 but for a character cut off."""
-    partial = _partial(text)
-    if not is_text(text[: len(text) - len(partial)]):
-        return []
-    if not partial:
-        return [text + after for after in (_LOOK_AHEAD if text else _LOOK_AHEAD[1:])]
-    return [text + rest + after for rest in _completions(partial) for after in _AFTER_CHARACTER]
-
-
-@cache
-def _completions(partial: bytes) -> tuple[bytes, ...]:
-    """What can complete a character cut off, one way for each kind of character."""
-    lead = partial[0]
-    need = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
-    value = lead & (0x1F if need == 2 else 0x0F if need == 3 else 0x07)
-    for byte in partial[1:]:
-        value = value << 6 | byte & 0x3F
-    missing = need - len(partial)
-    low, high = value << 6 * missing, min((value + 1) << 6 * missing, 0x110000)
-    low = max(low, {2: 0x80, 3: 0x800, 4: 0x10000}[need])
-    points = np.arange(low, high)
-    points = points[(points < 0xD800) | (points > 0xDFFF)]
-    first = np.unique(scanners.class_table()[points], return_index=True)[1]
-    chosen = {chr(points[i]) for i in first} | {chr(point) for point in points[:64] if chr(point) in _NAMED}
-    encoded = [character.encode() for character in sorted(chosen)]
-    return tuple(code[len(partial) :] for code in encoded if code.startswith(partial))
-
-
-@cache
-def _kind(character: str) -> int:
-    """The kind that a run is of."""
-    flags = int(scanners.class_table()[ord(character)])
-    return scanners.SPACE if flags & scanners.SPACE else flags
-
-
-@cache
-def _stand_in(character: str, named: bool) -> bytes:
-    """A character of the same kind, the same one for all of that kind; itself where regexes name it."""
-    flags = int(scanners.class_table()[ord(character)])
-    if flags & scanners.SPACE:
-        return character.encode() if character.isascii() else "\u00a0".encode()
-    if named and character in _NAMED:
-        return character.encode()
-    if flags == scanners.OTHER:
-        return character.encode() if character in "'/" else b"."
-    return chr(int(np.argmax(scanners.class_table() == flags))).encode()
-
-
-def _ends_in_contraction(shape: bytes) -> bool:
-    return shape.endswith(b"'") or shape[-2:-1] == b"'"
-
-
-def _collapse(
-    raw: bytes, marks: dict[int, int], *, runs_kept: int | None, named_start: bool
-) -> tuple[int, int, bytes, bytes]:
-    """(number of runs looked at, byte where those kept begin, shape, mark after each byte of the shape) of the last
-    runs of a text, or of all.
-
-    Characters become their stand-ins. Runs of letters shrink to two, but for the first two letters after an apostrophe
-    (and, with `named_start`, at the beginning), which stay; runs of digits shrink by threes, of signs to three, and
-    repetitions of a character of white space to six. A character that is cut off at the beginning is left out, one at
-    the end stays as it is.
-    """
-    start = 0
-    while start < len(raw) and raw[start] & 0xC0 == 0x80:
-        start += 1
-    partial = _partial(raw[start:])
-    # From the end, and no further than it takes to know that there are more runs than are kept.
-    runs: list[tuple[int, list[tuple[str, int]]]] = []
-    end = len(raw) - len(partial)
-    for character in reversed(raw[start:end].decode(errors="replace")):
-        kind = _kind(character)
-        if not runs or runs[-1][0] != kind:
-            if runs_kept is not None and len(runs) > runs_kept:
-                break
-            runs.append((kind, []))
-        runs[-1][1].append((character, end))
-        end -= len(character.encode())
-    runs = [(kind, run[::-1]) for kind, run in reversed(runs)]
-    count = len(runs)
-    runs = runs if runs_kept is None else runs[-runs_kept:]
-    begin = runs[0][1][0][1] - len(runs[0][1][0][0].encode()) if runs else start
-    shape, after = bytearray(), bytearray()
-    head = 2 if named_start else 0
-    for kind, run in runs:
-        size, dropped = len(run), 0
-        if kind & scanners.LETTER:
-            dropped = max(0, size - head - 2)
-            run = run[:head] + run[head + dropped :]
-        elif kind & scanners.NUMBER:
-            left_out, run = run[: 3 * max(0, (size - 4) // 3)], run[3 * max(0, (size - 4) // 3) :]
-            marks = marks | _by_threes([marks.get(end, 0) for _, end in left_out], run, marks)
-        elif kind & scanners.SPACE:
-            run = _fewer_spaces(run)
-        else:
-            run = run[-3:]
-        for k, (character, end) in enumerate(run):
-            code = _stand_in(character, named=k < head)
-            # Where letters were left out no piece ends, whatever follows: tokens may end there.
-            mark = 1 if dropped and head <= k < len(run) - 1 else marks.get(end, 0)
-            shape += code
-            after += b"\0" * (len(code) - 1) + bytes([mark])
-        head = 2 if run[-1][0] == "'" else 0
-    for k, byte in enumerate(partial, len(raw) - len(partial) + 1):
-        shape.append(byte)
-        after.append(marks.get(k, 0))
-    return count, begin, bytes(shape), bytes(after)
-
-
-def _by_threes(left_out: list[int], run: list[tuple[str, int]], marks: dict[int, int]) -> dict[int, int]:
-    """Marks of the first three digits of a run that say what those left out before it, a multiple of three, say too:
-    pieces end after every third digit or nowhere, so a token that ends at no such place rules all of them out."""
-    made = {}
-    for k, (_, end) in enumerate(run[:3] if left_out else ()):
-        found = {marks.get(end, 0), *left_out[k::3]}
-        made[end] = 0 if 0 in found else max(found)
-    return made
-
-
-def _fewer_spaces(run: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """A run of white space without the middle of long repetitions: pieces end at their ends alone. Both ends of the run
-    stay, the first one because a sign before it can hold line ends in its piece."""
-    kept: list[tuple[str, int]] = []
-    for _, same in itertools.groupby(run, key=lambda entry: _stand_in(entry[0], named=False)):
-        part = list(same)
-        kept += part if len(part) <= 6 else part[:2] + part[-4:]
-    return kept if len(kept) <= 24 else kept[:8] + kept[-16:]
