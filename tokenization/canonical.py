@@ -238,12 +238,12 @@ class Canonical:
             found = self._situations[shape, marks] = np.full(len(self._shapes), _UNKNOWN, np.uint8)
         missing = np.unique(wanted[found[wanted] == _UNKNOWN])
         if len(missing):
-            continued = [continued(shape + self._listed[number]) for number in missing.tolist()]
-            counts = np.array([len(texts) for texts in continued])
+            tried = [continued(shape + self._listed[number]) for number in missing.tolist()]
+            counts = np.array([len(texts) for texts in tried])
             found[missing] = 0
             if counts.any():
                 sizes = np.repeat([len(self._listed[number]) for number in missing.tolist()], counts)
-                texts = list(itertools.chain.from_iterable(continued))
+                texts = list(itertools.chain.from_iterable(tried))
                 bits = self._fit(texts, np.full(len(texts), len(shape)), sizes, marks)
                 some = counts > 0
                 starts = np.concatenate([[0], np.cumsum(counts)[:-1]])

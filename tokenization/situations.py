@@ -127,6 +127,7 @@ def _stand_in(character: str, named: bool) -> bytes:
 
 
 def ends_in_contraction(shape: bytes) -> bool:
+    """Whether a shape ends in an apostrophe, or in one and a letter: letters that follow are named by regexes."""
     return shape.endswith(b"'") or shape[-2:-1] == b"'"
 
 

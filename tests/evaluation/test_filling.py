@@ -16,7 +16,7 @@ from evaluation.filling import Gap, choose_gaps, filling, score_gaps
 from isotok.errors import ConfigError, DataError
 from tests.conftest import tiny_texts
 from tests.evaluation.sources import Behind
-from tests.evaluation.test_likelihood import toy
+from tests.toys import toy
 
 TEXTS = [text.replace("king", "königin") for text in tiny_texts(24)]
 NAMES = [f"text {k}" for k in range(len(TEXTS))]
