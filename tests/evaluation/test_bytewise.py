@@ -56,6 +56,7 @@ def test_the_sources_own_next_bytes(alphabet: str, pretokenizer: str) -> None:
             assert begun.distribution()[data[size]] == pytest.approx(whole, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_but_what_no_text_encodes_to(superword_tokenizer: Any, make_model: Callable[..., Any]) -> None:
     """P(s) = sum of P(s + b), P(end) and the mass of tokens that break the canon, each computed by itself."""
     model = ByteModel(make_model(superword_tokenizer), superword_tokenizer)

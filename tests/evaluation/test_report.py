@@ -112,6 +112,7 @@ def test_primary_endpoint_comes_first_and_matches_a_hand_calculation(report: Rep
     assert all(c["kind"] == "exploratory" for c in results["comparisons"][1:])
 
 
+@pytest.mark.slow
 def test_equal_input_gives_equal_bytes(report: Report) -> None:
     _, first, out = report()
     kept = {p.name: p.read_bytes() for p in out.iterdir()}

@@ -113,6 +113,7 @@ def test_too_large_a_vocabulary_and_too_long_a_context(tiny_files, tmp_path):
     assert [p for p in (tmp_path / "runs" / "pretrain").glob("*") if not p.name.endswith(".partial")] == []
 
 
+@pytest.mark.slow
 def test_stage_prints_its_folder_last_and_does_no_work_twice(tiny_files, tmp_path):
     overrides = ["corpus=local", f"corpus.paths=[{tiny_files}/*.txt]", "tokenizer.vocab_size=300"]
     first = isotok("encode", *overrides, cwd=tmp_path)

@@ -205,6 +205,7 @@ def test_segment_on_a_pipe(store):
     )
 
 
+@pytest.mark.slow
 def test_text_from_everywhere_gives_the_same(store, tmp_path):
     folder, file = store / "tokenizer" / "super-1", tmp_path / "text.txt"
     file.write_text(TEXT)
