@@ -173,15 +173,16 @@ class Likelihood:
 
     def _plan_cuts(self, context: str, choices: Sequence[str], cut: Callable[..., Any]) -> _Plan:
         before = self._ids(context)
-        stem, branches = cut(self._ids, self.encoder.lengths, before, context, choices)
+        wholes = [self._ids(context + choice) for choice in choices]
+        stem, branches = cut(self._ids, self.encoder.lengths, before, wholes, context, choices)
         plan = _Plan([TreeBuilder([self.encoder.eos_id, *stem])], [])
-        for choice, (ids, n_bytes) in zip(choices, branches):
+        for choice, whole, (ids, n_bytes) in zip(choices, wholes, branches):
             if not choice:
                 plan.choices.append(None)
                 continue
             builder = self._roomy(plan)
             data = choice.encode()
-            spans = common_prefix(before, self._ids(context + choice)) < len(before)
+            spans = common_prefix(before, whole) < len(before)
             at = len(plan.builders) - 1
             plan.choices.append(_Choice(at, data, n_bytes, len(ids), spans, node=builder.add(ids)))
         return plan
@@ -322,10 +323,17 @@ def _fed_depth(builder: TreeBuilder) -> int:
 
 
 def _cut_backoff(
-    encode: Callable[[str], list[int]], lengths: np.ndarray, before: list[int], context: str, choices: Sequence[str]
+    encode: Callable[[str], list[int]],
+    lengths: np.ndarray,
+    before: list[int],
+    wholes: list[list[int]],
+    context: str,
+    choices: Sequence[str],
 ) -> tuple[list[int], list[tuple[list[int], int]]]:
-    """The stem of all choices, and for each its ids after the stem and the bytes that they are charged for."""
-    wholes = [encode(context + choice) for choice in choices]
+    """The stem of all choices, and for each its ids after the stem and the bytes that they are charged for.
+
+    before, wholes: E(context), and E(context + choice) of each choice.
+    """
     shared = before
     for whole in wholes:
         shared = shared[: common_prefix(shared, whole)]
@@ -333,16 +341,21 @@ def _cut_backoff(
 
 
 def _cut_naive(
-    encode: Callable[[str], list[int]], lengths: np.ndarray, before: list[int], context: str, choices: Sequence[str]
+    encode: Callable[[str], list[int]],
+    lengths: np.ndarray,
+    before: list[int],
+    wholes: list[list[int]],
+    context: str,
+    choices: Sequence[str],
 ) -> tuple[list[int], list[tuple[list[int], int]]]:
     """The same by lm-eval's rule: white space at the context's end moves into the continuation, then E(context) is
     followed by what E(context + continuation) has beyond that many tokens."""
     stripped = context.rstrip()
     left = before if stripped == context else encode(stripped)
     branches = []
-    for choice in choices:
+    for choice, whole in zip(choices, wholes):
         moved = context[len(stripped) :] + choice
-        branches.append((encode(stripped + moved)[len(left) :] or encode(moved), len(moved.encode())))
+        branches.append((whole[len(left) :] or encode(moved), len(moved.encode())))
     return left, branches
 
 
