@@ -1,84 +1,154 @@
-"""Checkpoints that any number of ranks can read: fp32 weights and moments by parameter name, and a small state.
+"""Checkpoints that any engine on any number of ranks can read: their format, and reading them.
 
-checkpoints/step-00000400/{weights,exp_avg,exp_avg_sq}.safetensors and state.json with the sha256 of each. A folder is
-whole or absent (written beside, flushed, renamed); the last two are kept, so that a bad disk block costs one.
+checkpoints/step-00000400/ holds {weights,exp_avg,exp_avg_sq}.safetensors, fp32 by parameter name (several files a kind,
+weights-00001.safetensors …, when a kind is large), and state.json: the state, and the sha256 of every file and of
+itself. A native checkpoint holds rank-00000.safetensors … instead, what each rank had, for the same layout only. A
+folder is whole or absent; `training.writer` makes them and keeps the last ones and the best, so that a bad disk block
+costs one.
 """
 
-import errno
+import contextlib
+import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 
-from isotok.errors import IsotokError
-from isotok.files import check_free_space, hash_key, publish_dir, read_json, sha256_file, write_json
+from isotok.errors import ConfigError, DataError, IsotokError
+from isotok.files import hash_key, read_json, sha256_file
 from isotok.progress import say
 
-KEEP = 2
+KINDS = ("weights", "exp_avg", "exp_avg_sq")
 _PREFIX = "step-"
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose checksums were verified."""
+    """A checkpoint's folder. `state` is what the run wrote beside its tensors, `files` the names of the tensor files.
+
+    Tensors are fp32 on the CPU, mapped from their file: reading costs the memory of the one that is used.
+    """
 
     path: Path
     state: dict[str, Any]
+    files: tuple[str, ...]
+
+    @property
+    def native(self) -> bool:
+        """Whether it holds what each rank had (`shard`), for the layout in state["layout"], and not whole tensors."""
+        return any(name.startswith("rank-") for name in self.files)
+
+    def names(self, kind: str) -> list[str]:
+        """The parameters that have a tensor of this kind: weights | exp_avg | exp_avg_sq."""
+        return sorted(self._where[kind])
+
+    def tensor(self, kind: str, name: str) -> torch.Tensor:
+        """One tensor by parameter name; DataError when the checkpoint has none."""
+        try:
+            file = self._where[kind][name]
+        except KeyError:
+            raise DataError(f"{self.path}: holds no {kind} of {name!r}; it was made for another model") from None
+        with self._opened(file) as opened:
+            tensor: torch.Tensor = opened.get_tensor(name)
+        return tensor
+
+    def read(self, kind: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """(parameter name, tensor) one at a time, in the order of names."""
+        for name in self.names(kind):
+            yield name, self.tensor(kind, name)
+
+    def shard(self, rank: int) -> dict[str, torch.Tensor]:
+        """What a rank gave to a native save."""
+        with self._opened(shard_name(rank)) as opened:
+            names: list[str] = opened.keys()
+            return {name: opened.get_tensor(name) for name in names}
 
     def tensors(self, kind: str) -> dict[str, torch.Tensor]:
-        """weights | exp_avg | exp_avg_sq, by parameter name, on the CPU."""
-        return load_file(self.path / f"{kind}.safetensors")
+        """All of a kind at once. To go once the worker reads with `read`."""
+        return dict(self.read(kind))
+
+    @cached_property
+    def _where(self) -> dict[str, dict[str, str]]:
+        """kind → parameter name → file."""
+        if self.native:
+            raise DataError(f"{self.path}: holds shards of its ranks, not whole tensors; only the same engine reads it")
+        where: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+        for file in self.files:
+            kind = re.sub(r"(-\d+)?\.safetensors$", "", file)
+            with self._opened(file) as opened:
+                where[kind] |= dict.fromkeys(opened.keys(), file)
+        return where
+
+    @contextlib.contextmanager
+    def _opened(self, file: str) -> Iterator[Any]:
+        try:
+            with safe_open(self.path / file, framework="pt", device="cpu") as opened:
+                yield opened
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{self.path / file}: cannot be read ({_one_line(error)})") from error
 
 
-def save_checkpoint(folder: Path, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Path:
-    """Write a checkpoint for `state["step"]`, then prune. A failure leaves the checkpoints that are there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"{_PREFIX}{state['step']:08d}"
-    if final.exists():  # of this very run: damaged ones are set aside before training goes on
-        return final
-    temp = folder / f".{final.name}.tmp"
-    shutil.rmtree(temp, ignore_errors=True)
-    size = sum(tensor.numel() * tensor.element_size() for kind in tensors.values() for tensor in kind.values())
-    check_free_space(folder, 1.05 * size, "a checkpoint")
+def step_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"{_PREFIX}{step:08d}"
+
+
+def shard_name(rank: int) -> str:
+    """The file of a rank in a native checkpoint."""
+    return f"rank-{rank:05d}.safetensors"
+
+
+def steps_saved(folder: Path) -> list[int]:
+    """The steps that have a checkpoint, in order."""
+    names = (path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint that `verify` or `load_newest` found valid, maybe on another rank; DataError without state.json."""
+    record = read_json(path / "state.json")
     try:
-        temp.mkdir()
-        for kind, named in tensors.items():
-            save_file({name: tensor.cpu().contiguous() for name, tensor in named.items()}, temp / f"{kind}.safetensors")
-        files = {path.name: sha256_file(path) for path in sorted(temp.iterdir())}
-        record = {"state": dict(state), "files": files}
-        write_json(temp / "state.json", {**record, "sha256": hash_key(record, 64)})
-        publish_dir(temp, final)
-    except (OSError, SafetensorError, IsotokError) as error:
-        shutil.rmtree(temp, ignore_errors=True)
-        if not _is_full(error):
-            raise
-        kept = steps_saved(folder)
-        raise IsotokError(
-            f"{folder}: no space left on the disk for the checkpoint of step {state['step']}; "
-            + (f"that of step {kept[-1]} is kept. " if kept else "there is none before it. ")
-            + "Free some and run the same command, or set store=PATH to another disk"
-        ) from error
-    for step in steps_saved(folder)[:-KEEP]:
-        shutil.rmtree(folder / f"{_PREFIX}{step:08d}")
-    return final
+        return Checkpoint(path, record["state"], tuple(sorted(record["files"])))
+    except (KeyError, TypeError):
+        raise DataError(f"{path}: state.json is not one of a checkpoint") from None
+
+
+def verify(path: Path) -> Checkpoint:
+    """Read every file and compare its sha256; DataError names the folder and the first file that is damaged."""
+    try:
+        record = read_json(path / "state.json")
+        if not isinstance(record, dict) or set(record) != {"state", "files", "sha256"}:
+            raise DataError("state.json is not one of a checkpoint")
+        if record["sha256"] != hash_key({"state": record["state"], "files": record["files"]}, 64):
+            raise DataError("state.json does not match its checksum")
+        for name, expected in record["files"].items():
+            if sha256_file(path / name) != expected:
+                raise DataError(f"{name} does not match its checksum")
+    except (IsotokError, OSError) as error:
+        raise DataError(f"checkpoint {path} is damaged ({_one_line(error)})") from error
+    return open_checkpoint(path)
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """The newest valid checkpoint, None when there is none; says which ones it passes over and why."""
-    for temp in folder.glob(f".{_PREFIX}*.tmp"):
-        shutil.rmtree(temp)
+    """The newest valid checkpoint, None when there is none; says which ones it passes over and why.
+
+    For one process alone, before training: it sweeps what a crash left, and sets damaged ones aside.
+    """
+    sweep(folder)
     steps = steps_saved(folder)
     for step in reversed(steps):
-        path = folder / f"{_PREFIX}{step:08d}"
-        problem, state = _verify(path)
-        if problem is None:
-            return Checkpoint(path, state)
-        say(f"warning: checkpoint {path} is damaged ({problem}); falling back to the one before it")
+        path = step_folder(folder, step)
+        try:
+            return verify(path)
+        except DataError as error:
+            say(f"warning: {error}; falling back to the one before it")
         # Out of the way, so that it neither counts as one to keep nor stands where the step is saved again.
         damaged = path.with_name(f"damaged-{path.name}")
         shutil.rmtree(damaged, ignore_errors=True)
@@ -88,26 +158,54 @@ def load_newest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def steps_saved(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, in order."""
-    names = (path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*"))
-    return sorted(int(name) for name in names if name.isdecimal())
+def sweep(folder: Path) -> None:
+    """Remove what a crash in the middle of a save or of a removal left."""
+    for pattern in (f".{_PREFIX}*.tmp", f".removed-{_PREFIX}*"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _verify(path: Path) -> tuple[str | None, dict[str, Any]]:
-    try:
-        record = read_json(path / "state.json")
-        if record["sha256"] != hash_key({"state": record["state"], "files": record["files"]}, 64):
-            return "state.json does not match its checksum", {}
-        for name, expected in record["files"].items():
-            if sha256_file(path / name) != expected:
-                return f"{name} does not match its checksum", {}
-        return None, record["state"]
-    except (IsotokError, OSError, KeyError, TypeError) as error:
-        return str(error), {}
+def check_made_for(checkpoint: Checkpoint, made_for: Mapping[str, Any]) -> None:
+    """Compare what a checkpoint says it was made for with what a run asks, nested mappings key by key.
+
+    Raises ConfigError that names each part that differs, the checkpoint, and what to do.
+    """
+    theirs = checkpoint.state.get("made_for")
+    ours = json.loads(json.dumps(made_for))
+    if not isinstance(theirs, dict):
+        differences = ["it does not say what it was made for"]
+    else:
+        differences = list(_differences(ours, theirs))
+    if differences:
+        more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        raise ConfigError(
+            f"{checkpoint.path}: a checkpoint of another run: {'; '.join(differences[:_SHOWN])}{more}. "
+            f"Take another folder, or remove {checkpoint.path.parent} to start over"
+        )
 
 
-def _is_full(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "no space left" in str(error).lower()
+def save_checkpoint(folder: Path, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Path:
+    """A save that waits until it is on disk. To go once the loop has a CheckpointWriter."""
+    from training.writer import CheckpointWriter
+
+    writer = CheckpointWriter(folder, keep_last=2, keep_best=False)
+    writer.save(state, {kind: {name: t.cpu() for name, t in named.items()} for kind, named in tensors.items()})
+    writer.wait()
+    return step_folder(folder, state["step"])
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key in [*ours, *(key for key in theirs if key not in ours)]:
+        name = above + key
+        if key not in theirs:
+            yield f"{name} {json.dumps(ours[key])}, the checkpoint has none"
+        elif key not in ours:
+            yield f"{name} not asked for, the checkpoint has {json.dumps(theirs[key])}"
+        elif isinstance(ours[key], dict) and isinstance(theirs[key], dict):
+            yield from _differences(ours[key], theirs[key], f"{name}.")
+        elif ours[key] != theirs[key]:
+            yield f"{name} {json.dumps(ours[key])}, the checkpoint has {json.dumps(theirs[key])}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
