@@ -5,7 +5,7 @@ spell spends its attempt, otherwise one of its cuts, uniform, takes its place. P
 Model, vocabulary and loss stay as they are.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from isotok.keyed import keyed_rng
 from isotok.recipe import Field, recipe
@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 WINDOW_IDS = 65_536
-"""Longer units are expanded window by window of this many ids, so that cost stays near linear."""
+"""Longer units are expanded window by window of this many ids. The draws depend on it: it stays as it is."""
 
-Cuts = list[list[tuple[int, int]]]
+
+class Cuts(NamedTuple):
+    """The cuts of id i are pairs[starts[i] : starts[i + 1]]: int32 rows (left, right); starts is int64."""
+
+    starts: "np.ndarray"
+    pairs: "np.ndarray"
 
 
 @recipe
@@ -45,16 +50,11 @@ class StochasTok:
             import numpy as np
 
             rng = keyed_rng("stochastok", seed, epoch if self.fresh else 0, unit)
-            windows = [
-                expand(
-                    ids[start : start + WINDOW_IDS].tolist(),
-                    self._attempts(ids[start : start + WINDOW_IDS], rng),
-                    cuts,
-                    rng,
-                )
-                for start in range(0, len(ids), WINDOW_IDS)
-            ]
-            return np.array([index for window in windows for index in window], dtype=ids.dtype)
+            windows = []
+            for start in range(0, len(ids), WINDOW_IDS):
+                window = ids[start : start + WINDOW_IDS]
+                windows.append(expand(window, self._attempts(window, rng), cuts, rng))
+            return np.concatenate(windows or [ids]).astype(ids.dtype)
 
         return apply
 
@@ -64,15 +64,13 @@ class StochasTok:
         return int(exact) + int(extra)
 
 
-def expand(ids: list[int], attempts: int, cuts: Cuts, rng: "np.random.Generator") -> list[int]:
-    """The paper's expansion of a list of ids, in place; returns it."""
-    draws = rng.random((attempts, 2))
-    for where, which in draws.tolist():
-        position = int(where * len(ids))
-        options = cuts[ids[position]]
-        if options:
-            ids[position : position + 1] = options[int(which * len(options))]
-    return ids
+def expand(ids: "np.ndarray", attempts: int, cuts: Cuts, rng: "np.random.Generator") -> "np.ndarray":
+    """The paper's expansion of ids, as int64."""
+    import numpy as np
+
+    from tokenization import stochastok_kernel
+
+    return stochastok_kernel.expand(ids.astype(np.int64), rng.random((attempts, 2)), cuts.starts, cuts.pairs)
 
 
 def cut_table(tokenizer: "PreTrainedTokenizerFast") -> Cuts:
@@ -81,7 +79,13 @@ def cut_table(tokenizer: "PreTrainedTokenizerFast") -> Cuts:
 
     pieces = token_bytes(tokenizer)
     ids = {piece: index for index, piece in enumerate(pieces) if piece}
-    return [
-        [(ids[piece[:at]], ids[piece[at:]]) for at in range(1, len(piece)) if piece[:at] in ids and piece[at:] in ids]
-        for piece in pieces
-    ]
+    halves = ([(piece[:at], piece[at:]) for at in range(1, len(piece))] for piece in pieces)
+    return pack_cuts([[(ids[a], ids[b]) for a, b in cuts if a in ids and b in ids] for cuts in halves])
+
+
+def pack_cuts(cuts: list[list[tuple[int, int]]]) -> Cuts:
+    """Cuts from a list an id."""
+    import numpy as np
+
+    starts = np.cumsum([0, *map(len, cuts)], dtype=np.int64)
+    return Cuts(starts, np.array([pair for pairs in cuts for pair in pairs], np.int32).reshape(-1, 2))

@@ -1,6 +1,7 @@
 """StochasTok against the enumerated distribution of the paper's rule."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -10,12 +11,55 @@ from scipy.stats import chisquare
 
 from isotok.keyed import keyed_rng
 from tokenization import BPE, StochasTok, encode_text
-from tokenization.stochastok import cut_table, expand
+from tokenization.stochastok import WINDOW_IDS, cut_table, expand, pack_cuts
 
 
 @pytest.fixture(scope="module")
 def bpe():
     return BPE(vocab_size=280).train(["the thing that they thought through the night, that other thing\n"] * 50)
+
+
+def by_lists(ids: list[int], attempts: int, cuts: list[list[tuple[int, int]]], rng: np.random.Generator) -> list[int]:
+    """The paper's procedure word for word: a list that grows."""
+    ids = list(ids)
+    for where, which in rng.random((attempts, 2)).tolist():
+        position = int(where * len(ids))
+        if options := cuts[ids[position]]:
+            ids[position : position + 1] = options[int(which * len(options))]
+    return ids
+
+
+lists_of_cuts = st.lists(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=3), min_size=10, max_size=10
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    ids=st.lists(st.integers(0, 9), min_size=1, max_size=70),
+    attempts=st.integers(0, 300),
+    cuts=lists_of_cuts,
+    key=st.integers(0, 99),
+)
+def test_the_kernel_gives_what_a_growing_list_gives(ids, attempts, cuts, key):
+    """Whatever the cuts, such as could go on for ever too, and whatever the length."""
+    ours = expand(np.array(ids, np.uint16), attempts, pack_cuts(cuts), keyed_rng("test", key))
+    assert ours.tolist() == by_lists(ids, attempts, cuts, keyed_rng("test", key))
+
+
+def test_windows_of_a_long_unit(bpe):
+    """Each window of WINDOW_IDS ids has its own floor and positions, and draws on from the one before."""
+    ids = np.random.default_rng(0).integers(0, 279, WINDOW_IDS + 1005).astype(np.uint16)
+    cuts = cuts_as_lists(bpe)
+    rng = keyed_rng("stochastok", 3, 0, 5)
+    expected = by_lists(ids[:WINDOW_IDS].tolist(), int(WINDOW_IDS * 0.1), cuts, rng)
+    expected += by_lists(ids[WINDOW_IDS:].tolist(), 100, cuts, rng)
+    assert StochasTok().bind(bpe, 3)(ids, 7, 5).tolist() == expected
+
+
+def cuts_as_lists(tokenizer) -> list[list[tuple[int, int]]]:
+    starts, pairs = cut_table(tokenizer)
+    return [[(left, right) for left, right in pairs[a:b].tolist()] for a, b in itertools.pairwise(starts)]
 
 
 def test_distribution_equals_the_enumerated_one():
@@ -35,7 +79,8 @@ def test_distribution_equals_the_enumerated_one():
     expected: dict[tuple[int, ...], float] = {}
     enumerate_all((0, 1), 3, 1.0, expected)
     draws = 20_000
-    seen = collections.Counter(tuple(expand([0, 1], 3, cuts, keyed_rng("test", i))) for i in range(draws))
+    start, packed = np.array([0, 1]), pack_cuts(cuts)
+    seen = collections.Counter(tuple(expand(start, 3, packed, keyed_rng("test", i)).tolist()) for i in range(draws))
     assert set(seen) <= set(expected)
     statistic = chisquare([seen[k] for k in expected], [expected[k] * draws for k in expected])
     assert statistic.pvalue > 1e-3
@@ -77,7 +122,7 @@ def test_attempts_floor_and_stochastic(bpe):
 
 def test_cut_table_holds_every_binary_cut_and_no_other(bpe):
     vocab = bpe.get_vocab()
-    cuts = cut_table(bpe)
+    cuts = cuts_as_lists(bpe)
     for token, index in vocab.items():
         found = {
             (vocab[token[:i]], vocab[token[i:]])
