@@ -7,6 +7,7 @@ Model, vocabulary and loss stay as they are.
 
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
+from isotok.errors import DataError
 from isotok.keyed import keyed_rng
 from isotok.recipe import Field, recipe
 from tokenization.transform import Apply
@@ -45,10 +46,14 @@ class StochasTok:
 
     def bind(self, tokenizer: "PreTrainedTokenizerFast", seed: int) -> Apply:
         cuts = cut_table(tokenizer)
+        vocab_size = len(cuts.starts) - 1
 
         def apply(ids: "np.ndarray", epoch: int, unit: int) -> "np.ndarray":
             import numpy as np
 
+            # The kernel looks ids up without a check of its own.
+            if len(ids) and int(ids.max()) >= vocab_size:
+                raise DataError(f"train document {unit}: id {int(ids.max())} outside a vocabulary of {vocab_size}")
             rng = keyed_rng("stochastok", seed, epoch if self.fresh else 0, unit)
             windows = []
             for start in range(0, len(ids), WINDOW_IDS):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from isotok.errors import DataError
 from isotok.keyed import keyed_rng
 from tokenization import BPE, StochasTok, encode_text
 from tokenization.stochastok import WINDOW_IDS, cut_table, expand, pack_cuts
@@ -55,6 +56,11 @@ def test_windows_of_a_long_unit(bpe):
     expected = by_lists(ids[:WINDOW_IDS].tolist(), int(WINDOW_IDS * 0.1), cuts, rng)
     expected += by_lists(ids[WINDOW_IDS:].tolist(), 100, cuts, rng)
     assert StochasTok().bind(bpe, 3)(ids, 7, 5).tolist() == expected
+
+
+def test_an_id_outside_the_vocabulary_is_named(bpe):
+    with pytest.raises(DataError, match="document 4: id 60000 outside a vocabulary of 281"):
+        StochasTok(p=1.0).bind(bpe, 0)(np.array([5, 60000], np.uint16), 0, 4)
 
 
 def cuts_as_lists(tokenizer) -> list[list[tuple[int, int]]]:
