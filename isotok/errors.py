@@ -22,6 +22,13 @@ class DataError(IsotokError):
 
 
 class InterruptedRun(IsotokError):
-    """A stage stopped on a signal, after leaving only what the same command can resume."""
+    """A stage stopped on a signal, after leaving only what the same command can resume.
 
-    exit_code = 130
+    signal_name: SIGINT is a user's wish and exits with 130, as shells have it; the others come from schedulers and exit
+    with 75 (EX_TEMPFAIL), which says "run me again".
+    """
+
+    def __init__(self, message: str, signal_name: str = "SIGINT") -> None:
+        super().__init__(message)
+        self.signal_name = signal_name
+        self.exit_code = 130 if signal_name == "SIGINT" else 75

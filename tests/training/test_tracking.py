@@ -1,14 +1,10 @@
-"""Metrics files, wandb that may fail, stop signals."""
+"""Metrics files, wandb that may fail."""
 
 import json
-import os
-import signal
-import threading
 from pathlib import Path
 
 import pytest
 
-from training.signals import SIGNALS, StopSignals
 from training.tracking import Tracker, bits_per_byte, read_metrics
 
 
@@ -77,35 +73,3 @@ def test_wandb_offline_writes_into_the_run(tmp_path: Path) -> None:
 def test_bits_per_byte() -> None:
     assert bits_per_byte(2.0794415416798357, 3) == pytest.approx(1.0)
     assert bits_per_byte(1.0, 0) is None
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_signal_sets_a_flag_and_handlers_come_back(number: signal.Signals) -> None:
-    before = [signal.getsignal(n) for n in SIGNALS]
-    with StopSignals() as signals:
-        assert signals.received is None
-        os.kill(os.getpid(), number)
-        assert signals.received == number.name
-    assert [signal.getsignal(n) for n in SIGNALS] == before
-
-
-def test_second_interrupt_stops_at_once() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), StopSignals():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_no_handlers_outside_the_main_thread() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    seen = []
-
-    def work() -> None:
-        with StopSignals():
-            seen.append(signal.getsignal(signal.SIGINT))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [before]
