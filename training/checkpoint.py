@@ -25,6 +25,7 @@ from isotok.files import hash_key, read_json, sha256_file
 from isotok.progress import say
 
 KINDS = ("weights", "exp_avg", "exp_avg_sq")
+BEST_FILE = "best.json"
 _PREFIX = "step-"
 _SHOWN = 6
 
@@ -163,6 +164,8 @@ def sweep(folder: Path) -> None:
     for pattern in (f".{_PREFIX}*.tmp", f".removed-{_PREFIX}*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(f".{BEST_FILE}.*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def check_made_for(checkpoint: Checkpoint, made_for: Mapping[str, Any]) -> None:

@@ -1,6 +1,9 @@
 """A plain transformers folder from weights by parameter name: no training module, and no second copy of the weights."""
 
+import contextlib
+import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +40,11 @@ def export_model(config: "PreTrainedConfig", weights: Mapping[str, torch.Tensor]
     bars = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
-        model.save_pretrained(partial, state_dict=dict(weights))
+        # transformers imports DeepSpeed where it is installed, which then talks, on stdout.
+        if not torch.cuda.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        with contextlib.redirect_stdout(sys.stderr):
+            model.save_pretrained(partial, state_dict=dict(weights))
         for path in sorted(tokenizer.iterdir()):
             if path.is_file() and path.name != "manifest.json" and not (partial / path.name).exists():
                 shutil.copyfile(path, partial / path.name)
@@ -83,11 +90,7 @@ def _skeleton(config: "PreTrainedConfig") -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation="sdpa"
-        )
-    model.tie_weights()
-    return model
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
 
 
 def _check(model: "PreTrainedModel", weights: Mapping[str, torch.Tensor]) -> None:

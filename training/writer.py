@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from isotok.errors import IsotokError
 from isotok.files import check_free_space, fsync_path, hash_key, publish_dir, read_json, sha256_file, write_json
 from isotok.progress import say
-from training.checkpoint import shard_name, step_folder, steps_saved
+from training.checkpoint import BEST_FILE, shard_name, step_folder, steps_saved
 
 if TYPE_CHECKING:
     from isotok.ranks import Ranks
@@ -30,7 +30,6 @@ Tensors = Mapping[str, Mapping[str, torch.Tensor]]
 SHARD_BYTES = 4_000_000_000
 """A kind of tensors larger than this goes into several files."""
 
-BEST_FILE = "best.json"
 _HEADROOM = 1.05
 
 

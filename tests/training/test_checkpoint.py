@@ -43,13 +43,13 @@ def test_what_was_saved_is_read_back_by_name(tmp_path: Path) -> None:
 
 def test_a_kind_that_is_large_is_split_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "SHARD_BYTES", 40)
-    parts = {kind: {f"p{i}": torch.full((n,), float(i)) for i, n in enumerate((4, 6, 20, 1, 2))} for kind in KINDS}
+    parts = {kind: {f"p{i}": torch.full((n,), float(i)) for i, n in enumerate((20, 4, 6, 1, 2))} for kind in KINDS}
     parts["exp_avg"] = {"small": torch.zeros(3)}
     with writer.CheckpointWriter(tmp_path, 2, False) as out:
         out.save({"step": 1}, parts)
     found = load_newest(tmp_path)
     assert found is not None
-    # 16 + 24 bytes fit into one file, the tensor of 80 takes one to itself.
+    # The tensor of 80 bytes takes a file to itself, 16 + 24 fit into one.
     assert [name for name in found.files if name.startswith("weights")] == [
         f"weights-{number:05d}.safetensors" for number in (1, 2, 3)
     ]

@@ -1,22 +1,31 @@
-"""kill -9 of a real process that saves and prunes, at random moments: there is always a whole checkpoint to load.
+"""kill -9 of a process that saves and prunes: there is always a whole checkpoint to load.
 
-The process says what it is about to do: `S n` before the save of step n, `P n` when its folder shows, so that the
-test knows which kills land inside a save.
+Before each file operation in turn, and at random moments. In the latter the process says what it is about to do: `S n`
+before the save of step n, `P n` when its folder shows, so that the test knows which kills land inside a save.
 """
 
+import itertools
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from isotok.files import read_json
-from training.checkpoint import KINDS, load_newest, steps_saved
+from tests.training.checkpoints import tensors
+from training.checkpoint import KINDS, load_newest, step_folder, steps_saved, verify
+from training.writer import CheckpointWriter, read_best
+
+OPERATIONS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
 
 SCRIPT = """
+import os
 import sys
 from pathlib import Path
 import torch
@@ -31,13 +40,73 @@ with CheckpointWriter(folder, keep_last=2, keep_best=True) as writer:
         step += 1
         tensors = {kind: {f"p{i}": torch.full((50_000,), float(step)) for i in range(4)}
                    for kind in ("weights", "exp_avg", "exp_avg_sq")}
-        print("S", step, flush=True)
+        os.write(1, f"S {step}\\n".encode())  # in one piece
         writer.save({"step": step}, tensors)
         writer.settle()
-        print("P", step, flush=True)
+        os.write(1, f"P {step}\\n".encode())
         writer.mark_best(step, 1 / step if step % 5 == 0 else 9.0)
         writer.wait()
 """
+
+
+def save_and_die(folder: Path, step: int, score: float, operation: int) -> None:
+    """Save, mark, prune, in a process that kills itself before its n-th file operation. Ends the process."""
+    done = 0
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal done
+        if event in OPERATIONS or (event == "open" and str(arguments[0]).startswith(str(folder))):
+            done += 1
+            if done == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    try:
+        with CheckpointWriter(folder, keep_last=2, keep_best=True) as writer:
+            writer.save({"step": step}, tensors(step))
+            writer.mark_best(step, score)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def test_a_kill_before_any_file_operation_costs_at_most_that_save(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    with CheckpointWriter(base, keep_last=2, keep_best=True) as writer:
+        for step in (1, 2):
+            writer.save({"step": step}, tensors(step))
+            writer.mark_best(step, 1.0 / step)
+    seen = set()
+    for operation in itertools.count(1):
+        folder = tmp_path / f"before-{operation}"
+        shutil.copytree(base, folder)
+        child = os.fork()
+        if child == 0:
+            save_and_die(folder, 3, 0.1, operation)
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        found = load_newest(folder)
+        assert found is not None
+        for step in steps_saved(folder):  # whole, all of them
+            whole = verify(step_folder(folder, step))
+            assert all(bool((tensor == step).all()) for kind in KINDS for _, tensor in whole.read(kind))
+        best = read_best(folder)
+        assert best in ((2, 0.5), (3, 0.1))
+        assert best[0] in steps_saved(folder)
+        left = {path.name for path in folder.iterdir()}
+        assert left - {"best.json", "step-00000001", "step-00000002", "step-00000003"} == set(), "swept"
+        seen.add((found.state["step"], best[0], len(steps_saved(folder))))
+        with CheckpointWriter(folder, keep_last=2, keep_best=True) as writer:  # the same again
+            writer.save({"step": 3}, tensors(3))
+            writer.mark_best(3, 0.1)
+            writer.save({"step": 4}, tensors(4))
+        assert steps_saved(folder) == [3, 4]
+        shutil.rmtree(folder)
+    # Killed before and after the new one showed, before and after the old one went, before and after it was marked.
+    assert seen == {(2, 2, 2), (3, 2, 3), (3, 2, 2), (3, 3, 2)}
+    assert operation > 20
 
 
 @pytest.mark.slow

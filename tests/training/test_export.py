@@ -41,19 +41,20 @@ def test_the_folder_is_what_transformers_writes(artefacts: dict[str, Path], tmp_
 
     recipe, vocab_size, eos_id = MODELS[kind], 291, 290
     model = build_model(recipe.config(vocab_size, 64, eos_id), seed=3)
-    export_model(recipe.config(vocab_size, 64, eos_id), weights_of(model), artefacts["tokenizer"], tmp_path / "model")
+    tokenizer = shutil.copytree(artefacts["tokenizer"], tmp_path / "tokenizer")
+    write_json(tokenizer / "manifest.json", {"stage": "tokenizer"})
+    export_model(recipe.config(vocab_size, 64, eos_id), weights_of(model), tokenizer, tmp_path / "model")
     model.generation_config = GenerationConfig(eos_token_id=eos_id, pad_token_id=eos_id)
     model.save_pretrained(tmp_path / "theirs")
     made, theirs = files(tmp_path / "model"), files(tmp_path / "theirs")
     assert {name: made[name] for name in theirs} == theirs
-    tokenizer = files(artefacts["tokenizer"])
     assert {name: made[name] for name in set(made) - set(theirs)} == {
-        name: data for name, data in tokenizer.items() if name not in theirs and name != "manifest.json"
+        name: data for name, data in files(artefacts["tokenizer"]).items() if name not in theirs
     }
     # The config may be the one of a live model, too.
-    export_model(model.config, weights_of(model), artefacts["tokenizer"], tmp_path / "model")
+    export_model(model.config, weights_of(model), tokenizer, tmp_path / "model")
     assert files(tmp_path / "model") == made
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "theirs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "theirs", "tokenizer"]
 
 
 def test_it_loads_with_transformers_alone_and_gives_the_same_logits(artefacts: dict[str, Path], tmp_path: Path) -> None:
