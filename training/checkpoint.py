@@ -124,7 +124,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def verify(path: Path) -> Checkpoint:
     """Read every file and compare its sha256; DataError names the folder and the first file that is damaged."""
     try:
-        record = read_json(path / "state.json")
+        record = read_json(path / "state.json") if (path / "state.json").is_file() else None
+        if record is None:
+            raise DataError("state.json is missing or empty")
         if not isinstance(record, dict) or set(record) != {"state", "files", "sha256"}:
             raise DataError("state.json is not one of a checkpoint")
         if record["sha256"] != hash_key({"state": record["state"], "files": record["files"]}, 64):
