@@ -3,14 +3,14 @@
 import contextlib
 import importlib.util
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from isotok.errors import ConfigError, IsotokError
+from isotok.errors import ConfigError, InterruptedRun, IsotokError
+from isotok.interrupts import raise_on_signals
 from isotok.progress import say
 from isotok.recipe import OWN_PACKAGES
 
@@ -66,27 +66,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits with 0, or with the error's exit code after one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    signal.signal(signal.SIGTERM, _terminate)  # a TERM is a Ctrl-C: children save and stop
+    raise_on_signals()
     try:
         _check_own_packages()
         _dispatch([argument for argument in arguments if argument != "--debug"])
     except IsotokError as error:
         if debug:
             raise
-        print(f"isotok: {error}", file=sys.stderr)
+        if "ISOTOK_LAUNCHER_PID" not in os.environ:  # else the launcher says it, once for all ranks
+            print(f"isotok: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if debug:
             raise
-        print("isotok: interrupted; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
+        stopped = InterruptedRun(
+            "interrupted; run the same command again to go on", getattr(interrupt, "signal_name", "SIGINT")
+        )
+        print(f"isotok: {stopped}", file=sys.stderr)
+        raise SystemExit(stopped.exit_code) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-
-
-def _terminate(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _dispatch(arguments: list[str]) -> None:

@@ -1,27 +1,25 @@
 """The local executor: builds a graph of artefacts on this machine, independent ones side by side.
 
-Stages run in child processes of one or a few threads each. A Ctrl-C reaches the children once, through the parent
-(they sit in sessions of their own), so that training can save a checkpoint before it stops; children end by
-themselves when the parent dies.
+Stages run in child processes of one or a few threads each. A stop signal reaches the children once, through the parent
+(they sit in sessions of their own) and as the same signal, so that training can save a checkpoint before it stops; a
+second one kills them. A child that dies fails its own artefact and what needs it; children end by themselves when the
+parent dies.
 """
 
-import concurrent.futures as futures
-import contextlib
-import multiprocessing
 import os
-import signal
-import threading
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from isotok.errors import InterruptedRun, IsotokError
-from isotok.progress import say, set_label
-from scripts.compose import add_plugins
+from isotok.progress import say
+from scripts.children import Child, wait_for_news
 from scripts.graph import ancestors
 from scripts.stages import build_node
 from scripts.store import Node, Store
 from tokenization.chunks import cores
+from training.signals import StopSignals
+
+POLL_S = 0.2
+"""So often the parent looks whether a signal has come."""
 
 Failed = dict[Node, BaseException]
 
@@ -37,7 +35,7 @@ def run_graph(targets: Sequence[Node], store: Store, *, jobs: int, threads: int,
     alone = jobs == 1 or len(needed) == 1
     available = cores()
     os.environ.update(thread_environment(threads, available if alone else max(1, available // jobs)))
-    failed = _run_here(needed, store) if alone else _run_pool(needed, store, jobs, plugins)
+    failed = _run_here(needed, store) if alone else _run_children(needed, store, jobs, plugins)
     if failed:
         error = next(iter(failed.values()))
         if len(failed) == 1:
@@ -95,86 +93,73 @@ def _run_here(needed: list[Node], store: Store) -> Failed:
     return failed
 
 
-def _run_pool(needed: list[Node], store: Store, jobs: int, plugins: Sequence[str]) -> Failed:
-    context = multiprocessing.get_context("spawn")
+def _run_children(needed: list[Node], store: Store, jobs: int, plugins: Sequence[str]) -> Failed:
     failed: Failed = {}
+    interrupted: list[InterruptedRun] = []
     todo = list(needed)
-    running: dict[futures.Future[None], Node] = {}
-    pool = futures.ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_child, initargs=(os.getpid(), tuple(plugins))
-    )
-    with pool:
-        try:
-            while todo or running:
-                ready = [
-                    n for n in todo if not any(made in todo or made in running.values() for made in n.inputs.values())
-                ]
-                for node in ready[: jobs - len(running)]:
-                    todo.remove(node)
-                    running[pool.submit(_build_in_child, node, store.root)] = node
-                done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
-                for future in done:
-                    node = running.pop(future)
-                    error = future.exception()
-                    if isinstance(error, InterruptedRun | KeyboardInterrupt):
-                        raise error
-                    if error is not None:
+    children: list[Child] = []
+    stopping = ""  # the name of the signal
+    try:
+        with StopSignals(promise="letting the running stages save and stop") as signals:
+            while True:
+                busy = [child for child in children if child.node is not None]
+                told = signals.received or (interrupted[0].signal_name if interrupted else "")
+                if told and not stopping:
+                    stopping = told
+                    for child in busy:
+                        child.tell(stopping)
+                if not stopping:
+                    busy = _start_ready(todo, busy, children, store, jobs, plugins)
+                if not busy:
+                    break
+                for child in wait_for_news(busy, POLL_S):
+                    news = child.news()
+                    if news is None:
+                        continue
+                    node, error = news
+                    if child.dead:
+                        children.remove(child)
+                    if isinstance(error, InterruptedRun) or (stopping and child.dead):
+                        own = error if isinstance(error, InterruptedRun) else None
+                        interrupted.append(own or InterruptedRun(f"{node.stage} {node.name}: interrupted", stopping))
+                    elif error is not None:
                         failed[node] = error
                         say(f"{node.stage} {node.name} failed: {error}")
                         todo = _without_lost(todo, failed)
-        except KeyboardInterrupt:
-            _interrupt(pool)
-            raise
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        if stopping:
+            raise _interruption(interrupted, stopping)
+    except BaseException:
+        for child in children:
+            if child.node is not None:
+                child.kill()
+        raise
+    finally:
+        for child in children:
+            child.close()
     return failed
 
 
-def _interrupt(pool: futures.ProcessPoolExecutor) -> None:
-    """Pass a Ctrl-C on to the children and wait for them; a second one is passed on as well and ends them at once."""
-    children = list(getattr(pool, "_processes", None) or {})
-    say("interrupted: letting the running stages save and stop (Ctrl-C again to end them at once)")
-    for attempt in range(2):
-        for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT if attempt == 0 else signal.SIGKILL)
-        try:
-            pool.shutdown(wait=True, cancel_futures=True)
-            return
-        except KeyboardInterrupt:
-            continue
+def _start_ready(
+    todo: list[Node], busy: list[Child], children: list[Child], store: Store, jobs: int, plugins: Sequence[str]
+) -> list[Child]:
+    """Give what can be built now to idle children, or to new ones up to `jobs`; returns the busy ones."""
+    for child in children.copy():
+        if child.node is None and child.dead:
+            children.remove(child)
+    waiting = {*todo, *(child.node for child in busy)}
+    ready = [node for node in todo if not any(made in waiting for made in node.inputs.values())]
+    for node in ready[: jobs - len(busy)]:
+        idle = next((child for child in children if child.node is None), None) or Child(plugins)
+        if idle not in children:
+            children.append(idle)
+        todo.remove(node)
+        idle.build(node, store.root)
+        busy.append(idle)
+    return busy
 
 
-_building = False
-
-
-def _child(parent: int, plugins: tuple[str, ...]) -> None:
-    os.setsid()
-    add_plugins(plugins)
-    signal.signal(signal.SIGINT, _interrupted)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _interrupted(*_: object) -> None:
-    if not _building:
-        os._exit(0)
-    raise KeyboardInterrupt
-
-
-def _build_in_child(node: Node, root: Path) -> None:
-    global _building
-    set_label(node.name)
-    _building = True
-    try:
-        build_node(node, Store(root))
-    except KeyboardInterrupt:
-        raise InterruptedRun(f"{node.stage} {node.name}: interrupted; run the same command again to go on") from None
-    finally:
-        _building = False
+def _interruption(interrupted: list[InterruptedRun], signal_name: str) -> InterruptedRun:
+    if len(interrupted) == 1:
+        return interrupted[0]
+    what = f"{len(interrupted)} stages stopped" if interrupted else "nothing was left half-done"
+    return InterruptedRun(f"stopped by {signal_name}, {what}; run the same command again to go on", signal_name)

@@ -67,6 +67,9 @@ def report_error(error: BaseException) -> None:
     An error that says only that others are gone is left after COMMUNICATION_WAIT_S, so that the launcher sees the rank
     that caused it first.
     """
+    if isinstance(error, KeyboardInterrupt):  # a signal before the loop listens to them
+        message = "interrupted before training began; the same command goes on"
+        error = InterruptedRun(message, getattr(error, "signal_name", "SIGINT"))
     communication = is_communication_error(error)
     if communication:
         time.sleep(COMMUNICATION_WAIT_S)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from isotok.errors import ConfigError, DataError, InterruptedRun, IsotokError
+from isotok.interrupts import Interrupted
 from training.process import (
     COMMUNICATION_WAIT_S,
     explain_start_failure,
@@ -122,6 +123,14 @@ def test_a_bug_is_recorded_as_none_of_ours(tmp_path: Path, monkeypatch: pytest.M
     record = json.loads((tmp_path / "error.json").read_text())["isotok"]
     assert recorded_error(record) is None
     assert record["text"] == "KeyError: 'lr'"
+
+
+def test_an_interruption_before_the_loop_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    report_error(Interrupted("SIGTERM"))
+    again = recorded_error(json.loads((tmp_path / "error.json").read_text())["isotok"])
+    assert isinstance(again, InterruptedRun)
+    assert again.exit_code == 75
 
 
 def test_without_a_launcher_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
