@@ -7,6 +7,6 @@
 Importing this package imports neither torch nor transformers; building a config or a model does.
 """
 
-from modeling.recipes import GPT2, Llama, ModelRecipe, OLMo2
+from modeling.recipes import GPT2, GPT2Rope, Llama, ModelRecipe, OLMo2
 
-__all__ = ["GPT2", "Llama", "ModelRecipe", "OLMo2"]
+__all__ = ["GPT2", "GPT2Rope", "Llama", "ModelRecipe", "OLMo2"]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from modeling.init import Parameters
 
-GATED_MLP = {"llama": True, "olmo2": True, "gpt2": False}
+GATED_MLP = {"llama": True, "olmo2": True, "gpt2": False, "gpt_neox": False}
 BACKWARD_OVER_FORWARD = 2
 
 

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
+_INTO_RESIDUAL = {
+    "gpt2": ("c_proj.weight",),
+    "gpt_neox": ("attention.dense.weight", "mlp.dense_4h_to_h.weight"),
+}
+
+
 @dataclass(frozen=True)
 class Parameters:
     """total = body + embedding; embedding: input table, head (once when tied) and a table of positions."""
@@ -27,7 +33,7 @@ def build_model(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
     """The causal LM of a config with keyed fp32 weights, on the CPU, in training mode.
 
     Matrices and tables are normal(0, initializer_range), norms one, biases zero; GPT-2's projections into the
-    residual stream are scaled by 1/√(2 · layers) (Radford et al., 2019).
+    residual stream, with learned or rotary positions, are scaled by 1/√(2 · layers) (Radford et al., 2019).
     """
     import torch
 
@@ -74,7 +80,7 @@ def _initial(name: str, shape: tuple[int, ...], config: "PreTrainedConfig", seed
     if len(shape) < 2:
         return np.zeros(shape, np.float32) if name.endswith("bias") else np.ones(shape, np.float32)
     deviation = config.initializer_range
-    if config.model_type == "gpt2" and name.endswith("c_proj.weight"):
+    if name.endswith(_INTO_RESIDUAL.get(config.model_type, ())):
         deviation /= math.sqrt(2 * config.num_hidden_layers)
     draws = keyed_rng("initial weights", seed, name).standard_normal(shape, dtype=np.float32)
     return draws * np.float32(deviation)

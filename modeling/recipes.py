@@ -154,3 +154,38 @@ class GPT2:
             eos_token_id=eos_id,
             pad_token_id=None,
         )
+
+
+@recipe
+class GPT2Rope(GPT2):
+    """GPT-2 with rotary positions (Su et al., 2021) in place of its learned ones: transformers' GPT-NeoX, in sequence.
+
+    The body is GPT-2's, parameter for parameter; the whole is smaller by the table of positions.
+    """
+
+    rope_theta: Scale = 10_000.0
+
+    @property
+    def label(self) -> str:
+        return f"gpt2rope-d{self.hidden_size}-l{self.layers}"
+
+    def config(self, vocab_size: int, context_tokens: int, eos_id: int) -> "PreTrainedConfig":
+        from transformers import GPTNeoXConfig
+
+        return GPTNeoXConfig(
+            vocab_size=vocab_size,
+            max_position_embeddings=context_tokens,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            intermediate_size=self.mlp_size,
+            hidden_act="gelu_new",
+            use_parallel_residual=False,
+            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta, "partial_rotary_factor": 1.0},
+            layer_norm_eps=self.norm_eps,
+            initializer_range=self.initializer_range,
+            tie_word_embeddings=self.tied,
+            bos_token_id=None,
+            eos_token_id=eos_id,
+            pad_token_id=None,
+        )

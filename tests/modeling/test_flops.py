@@ -6,7 +6,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling import GPT2, Llama, OLMo2
+from modeling import GPT2, GPT2Rope, Llama, OLMo2
 from modeling.flops import (
     forward_flops_per_token,
     inference_flops_per_byte,
@@ -22,6 +22,7 @@ RECIPES = [
     OLMo2(hidden_size=32, layers=2, heads=2, mlp_size=72),
     OLMo2(hidden_size=32, layers=2, heads=4, mlp_size=72, kv_heads=2),
     GPT2(hidden_size=48, layers=2, heads=3, mlp_size=100),
+    GPT2Rope(hidden_size=48, layers=2, heads=3, mlp_size=100),
 ]
 
 

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from modeling import GPT2, Llama, OLMo2
+from modeling import GPT2, GPT2Rope, Llama, OLMo2
 from modeling.init import build_model, embedding_parameters
 
 RECIPES = [
     Llama(hidden_size=32, layers=2, heads=2, mlp_size=48, kv_heads=1),
     OLMo2(hidden_size=32, layers=2, heads=2, mlp_size=48),
     GPT2(hidden_size=32, layers=2, heads=2, mlp_size=48),
+    GPT2Rope(hidden_size=32, layers=2, heads=2, mlp_size=48),
 ]
 
 
@@ -49,15 +50,20 @@ def test_seed_and_name_decide(recipe: Llama) -> None:
     assert not any(torch.equal(x, y) for i, x in enumerate(flat) for y in flat[:i])
 
 
-def test_scales() -> None:
-    model = build_model(GPT2(hidden_size=64, layers=8, heads=2, mlp_size=256).config(500, 64, 0), seed=0)
+@pytest.mark.parametrize("recipe", [GPT2, GPT2Rope])
+def test_scales(recipe: type[GPT2]) -> None:
+    model = build_model(recipe(hidden_size=64, layers=8, heads=2, mlp_size=256).config(500, 64, 0), seed=0)
+    into_residual = ("c_proj.weight", "attention.dense.weight", "dense_4h_to_h.weight")
+    scaled = 0
     for name, p in model.named_parameters():
         if p.ndim < 2:
             assert bool((p == (0 if name.endswith("bias") else 1)).all()), name
         else:
-            expected = 0.02 / math.sqrt(16) if name.endswith("c_proj.weight") else 0.02
+            expected = 0.02 / math.sqrt(16) if name.endswith(into_residual) else 0.02
+            scaled += name.endswith(into_residual)
             assert p.std().item() == pytest.approx(expected, rel=0.05), name
             assert abs(p.mean().item()) < 0.001
+    assert scaled == 16
 
 
 def test_tied_weights_are_one_tensor_and_buffers_are_there() -> None:
