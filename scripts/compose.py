@@ -48,6 +48,7 @@ class Settings:
 class Assume:
     """Stand-ins that `isotok plan` takes for token data that does not exist yet."""
 
+    vocab_size: Annotated[int, Field(ge=1)] | None = None
     bytes_per_token: float | None = None
     train_bytes: float | None = None
 

@@ -59,7 +59,7 @@ def _row(name: str, runs: int, run: Run, graph: Graph, store: Store, measure: bo
     assumed = measure and run.assume.bytes_per_token is not None
     if assumed:
         # No data is read for an assumed arm, not even a fingerprint.
-        vocab_size = getattr(run.tokenizer, "vocab_size", 256) + 1
+        vocab_size = run.assume.vocab_size or getattr(run.tokenizer, "vocab_size", 256) + 1
         train_bytes = run.assume.train_bytes or float("inf")
         plan = resolve_budget(
             run.budget,
