@@ -33,7 +33,7 @@ def max_positions(model: Any) -> int | None:
     return None
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def score_windows(model: Any, windows: Sequence[Window], greedy: bool = False) -> tuple[list[np.ndarray], list[bool]]:
     """Nats (float64 array) of the scored ids of each window, in the order given; with `greedy`, also whether all of
     them are the model's first choice.

@@ -10,6 +10,7 @@ T = TypeVar("T")
 
 PLAIN_EVERY_S = 10.0
 _label = ""
+_silent = False
 
 
 def set_label(label: str) -> None:
@@ -18,8 +19,16 @@ def set_label(label: str) -> None:
     _label = label
 
 
+def silence() -> None:
+    """Let this process say nothing more: one of several ranks that do the same."""
+    global _silent
+    _silent = True
+
+
 def say(message: str) -> None:
     """One line for the user, on stderr."""
+    if _silent:
+        return
     prefix = f"[{_label}] " if _label else ""
     print(prefix + message, file=sys.stderr, flush=True)
 

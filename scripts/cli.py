@@ -41,7 +41,9 @@ One stage (and what it needs); the artefact's folder is the last line of stdout
 Around it
   ls          artefacts in the store (store=PATH)
   rm KEY ...  remove artefacts by key, name or `partial`
-  worker DIR  train what DIR/run.json says (what `pretrain` starts)
+  worker DIR  train what DIR/run.json says (what `pretrain` starts), also under torchrun, srun or accelerate launch
+  export RUN out=FOLDER
+              a plain transformers folder from a checkpoint of a run (step=last, best or a number)
   show PATH   a vocabulary: kinds of entries, superwords and merges by rank, the longest
   segment PATH ... text=TEXT
               a text in the tokens of one or more tokenizers, under each other
@@ -99,6 +101,12 @@ def _dispatch(arguments: list[str]) -> None:
 
         run_lm_eval(rest)
         return
+    if command == "export":
+        from scripts.export import export_command
+
+        if (folder := export_command(rest)) is not None:
+            print(folder)
+        return
     if command in LOOKING:  # their arguments are paths and text, not config keys
         _look(command, rest)
         return
@@ -116,7 +124,7 @@ def _dispatch(arguments: list[str]) -> None:
     if command not in commands:
         import difflib
 
-        names = [*commands, *LOOKING, "lm-eval"]
+        names = [*commands, *LOOKING, "export", "lm-eval"]
         close = difflib.get_close_matches(command, names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"{command}: no such command{hint} (commands: {', '.join(names)})")
@@ -275,13 +283,9 @@ def _export_tasks(arguments: list[str], multirun: bool) -> None:
 
 
 def _worker(arguments: list[str], multirun: bool) -> None:
-    if len(arguments) != 1:
-        raise ConfigError("worker: needs one folder with a run.json, like `isotok worker RUN_DIR`")
-    from scripts.stages import run_worker
+    from scripts.worker import worker_command
 
-    folder = Path(arguments[0])
-    run_worker(folder)
-    print(folder)
+    worker_command(arguments)
 
 
 def _ls(overrides: list[str], multirun: bool) -> None:
@@ -333,10 +337,12 @@ def _store(overrides: list[str]) -> Any:
 def _jobs(experiment: Any) -> tuple[int, int]:
     from tokenization.chunks import cores
 
-    threads = max(run.engine.threads for run in experiment.runs())
+    runs = experiment.runs()
+    threads = max(run.engine.threads for run in runs)
     if experiment.jobs == "auto":
-        on_gpu = Path("/dev/nvidia0").exists() and any(run.engine.device != "cpu" for run in experiment.runs())
-        return 1 if on_gpu else max(1, cores() // threads), threads
+        on_gpu = Path("/dev/nvidia0").exists() and any(run.engine.device != "cpu" for run in runs)
+        busy_cores = max(run.engine.threads * run.engine.ranks for run in runs)
+        return 1 if on_gpu else max(1, cores() // busy_cores), threads
     return experiment.jobs, threads
 
 

@@ -184,6 +184,14 @@ def build_experiment(overrides: Sequence[str], *, multirun: bool = False) -> Exp
     )
 
 
+_plugins: list[str] = []
+
+
+def plugins_added() -> list[str]:
+    """Folders that `add_plugins` put on the import path of this process."""
+    return list(_plugins)
+
+
 def add_plugins(paths: Sequence[str]) -> None:
     """Put folders with a user's own recipes at the end of the import path."""
     for path in paths:
@@ -192,6 +200,8 @@ def add_plugins(paths: Sequence[str]) -> None:
         absolute = str(Path(path).resolve())
         if absolute not in sys.path:
             sys.path.append(absolute)
+        if absolute not in _plugins:
+            _plugins.append(absolute)
 
 
 def group_options(group: str) -> list[str]:

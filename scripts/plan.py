@@ -147,26 +147,35 @@ def print_plan(rows: list[Row], file: IO[str] = sys.stdout) -> None:
 
 
 def _memory_bytes(config: Any, parameters: int, run: Run, plan: "Plan") -> float:
-    """An estimate in fp32: weights, gradients, two moments; activations a layer; logits, log-softmax and gradient."""
-    from training.loop import cpu_micro_rows
+    """An estimate in fp32, a rank: weights, gradients, two moments; activations a layer; logits and their gradients.
 
-    given = run.engine.micro_rows
-    ids = (cpu_micro_rows(plan, config.vocab_size) if given == "auto" else given) * plan.context_tokens
+    ZeRO shares out moments (1), gradients too (2), weights too (3). Raises ConfigError where ranks or micro-batches do
+    not divide the rows.
+    """
+    from training.rehearsal import micro_rows_of
+
+    engine = run.engine
+    ids = micro_rows_of(engine, plan, config.vocab_size, engine.ranks, on_cpu=True) * plan.context_tokens
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     activations = 4 * ids * config.num_hidden_layers * (10 * config.hidden_size + 3 * inner)
-    return 16 * parameters + activations + 3 * 4 * ids * config.vocab_size
+    whole = {0: 16, 1: 8, 2: 4, 3: 0}[engine.zero]
+    a_parameter = whole + (16 - whole) / engine.ranks
+    return a_parameter * parameters + activations + 3 * 4 * ids * config.vocab_size
 
 
 def _run_seconds(config: Any, run: Run, plan: "Plan") -> float | None:
     """Seconds of a run, from the fastest of a few passes over as many rows as the measurement affords.
+
+    Several ranks are taken to share the work without loss.
 
     None for a model of which one row is too much for a quick look.
     """
     import torch
 
     from modeling.init import build_model
-    from training.engines import choose_device, prepare
-    from training.loop import sum_of_losses
+    from training.engines import prepare
+    from training.loop import losses
+    from training.process_group import choose_device
 
     affordable = TIMED_FLOPS * (100 if choose_device(run.engine).type == "cuda" else 1)
     rows = min(plan.rows, int(affordable / plan.flops_per_step * plan.rows))
@@ -178,10 +187,11 @@ def _run_seconds(config: Any, run: Run, plan: "Plan") -> float | None:
     best = float("inf")
     for _ in range(TIMED_PASSES):
         start = time.perf_counter()
-        engine.micro_backward(sum_of_losses(engine, ids, ids) / ids.numel(), last=True)
+        loss, extra = losses(engine, ids, ids, True, run.training.z_loss)
+        engine.backward((loss + extra) / ids.numel())
         float(engine.update(0.0))
         best = min(best, time.perf_counter() - start)
-    return best * plan.rows / rows * plan.stop_step
+    return best * plan.rows / rows * plan.stop_step / run.engine.ranks
 
 
 def _short(number: float) -> str:

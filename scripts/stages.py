@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from isotok.errors import IsotokError
-from isotok.files import check_free_space, read_json
+from isotok.files import check_free_space
 from isotok.progress import say
-from isotok.recipe import OWN_PACKAGES, build
+from isotok.recipe import build
 from scripts.store import Node, Store
 
 Folders = dict[str, Path]
@@ -59,6 +59,8 @@ def _encode(node: Node, folders: Folders, out: Path) -> Figures:
 
 
 def _pretrain(node: Node, folders: Folders, out: Path) -> Figures:
+    from scripts.compose import plugins_added
+    from scripts.worker import start_worker
     from training.api import prepare_run
 
     recipes = {
@@ -73,28 +75,7 @@ def _pretrain(node: Node, folders: Folders, out: Path) -> Figures:
         seed=node.config["seed"],
         corpus=str(folders["corpus"].resolve()),
     )
-    return run_worker(out, allow=None)
-
-
-def run_worker(run_dir: Path, *, allow: tuple[str, ...] | None = OWN_PACKAGES) -> Figures:
-    """Train what RUN_DIR/run.json says, with validation in bits per byte on the corpus' own split.
-
-    Reads run.json and the folders it names, writes into RUN_DIR only, resumes from its newest valid checkpoint.
-    """
-    from evaluation.documents import Validator
-    from tokenization import load_tokenizer, read_documents
-    from training.worker import run
-
-    spec = read_json(run_dir / "run.json")
-    texts: list[str] = []
-    missing = spec["training"]["validation_bytes"]
-    for document in read_documents(Path(spec["corpus"]), "validation"):
-        if missing <= 0:
-            break
-        texts.append(document.text)
-        missing -= document.n_bytes
-    validator = Validator(load_tokenizer(Path(spec["tokenizer"])), texts, spec["budget"]["context_bytes"])
-    return run(run_dir, validator, allow=allow)
+    return start_worker(out, recipes["engine"], plugins_added())
 
 
 def _evaluate(node: Node, folders: Folders, out: Path) -> Figures:

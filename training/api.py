@@ -32,7 +32,9 @@ def pretrain(
     """Train a model on a token data folder and return the figures of `out/train.json`.
 
     The same call resumes a run that was stopped. `out/model` loads with `AutoModelForCausalLM` and `AutoTokenizer`.
-    validate: model → bits per byte, called at the validation points of `training`.
+    validate: model → bits per byte, called at the validation points of `training`, on every rank.
+
+    It trains in this process. For several ranks, start the script that calls it with torchrun, srun or accelerate.
     """
     from training.worker import run
 
@@ -70,8 +72,10 @@ def prepare_run(
     notes: further entries of run.json, for whoever calls the worker with a validation of its own.
     """
     from tokenization import TokenData, load_tokenizer
+    from training.process_group import check_engine
     from training.worker import write_run
 
+    check_engine(engine)
     data, loaded = TokenData.open(tokens, "train"), load_tokenizer(tokenizer)
     plan = plan_run(budget, model, training, transform, data, loaded)
     for warning in plan.warnings:

@@ -1,16 +1,16 @@
-"""The training loop. Its order: validate if due → budget → stop signal → fetch → accumulate → finite check → clip,
-step, learning rate → account → log → save.
+"""The training loop. Its order: validate if due → budget → stop signal → fetch → forward and backward, the last
+backward only after all ranks agreed that the loss is finite → clip, step, learning rate → account → log → save.
 
-Losses are sums over a micro-batch divided by the number of targets in the whole step, so how a step is cut into
-micro-batches changes nothing but rounding.
+A rank's loss is the mean over its own targets, and gradients are averaged over ranks, all of which have as many
+targets: how a step is cut into ranks and micro-batches changes nothing but rounding.
 """
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,19 +19,22 @@ from torch.nn import functional
 from isotok.errors import DataError, InterruptedRun, IsotokError
 from isotok.keyed import keyed_int
 from isotok.progress import say
+from isotok.ranks import Ranks
 from training.budget import Plan
-from training.checkpoint import save_checkpoint, steps_saved
-from training.engines import SingleEngine
+from training.checkpoint import KINDS, steps_saved
+from training.engines import TrainingEngine
+from training.meter import Meter, NotFinite
 from training.recipes import Training
 from training.schedule import learning_rate, validation_steps
-from training.signals import StopSignals
+from training.signals import SIGNALS, StopSignals
 from training.streams import Batch, Prefetch, RowStreams, units_between
-from training.tracking import Tracker, bits_per_byte
-
-CPU_LOGITS_BYTES = 1 << 28
+from training.tracking import Tracker
+from training.watchdog import Watchdog
+from training.writer import CheckpointWriter, save_native
 
 Validate = Callable[[Any], float]
-"""model → bits per byte of held-out text."""
+"""model → bits per byte of held-out text. With several ranks each calls it with the same text: forward passes of ZeRO 3
+need all of them."""
 
 
 @dataclass
@@ -47,241 +50,222 @@ class Totals:
 
 @dataclass
 class Setup:
-    """What the loop works with; see `training.worker` for how it comes together."""
+    """What the loop works with; see `training.worker` for how it comes together.
+
+    streams: the rows of this rank. tracker: on rank 0. validated: steps whose validation is written. record: what a
+    checkpoint says of its run besides.
+    """
 
     run_dir: Path
     seed: int
     plan: Plan
     training: Training
-    engine: SingleEngine
+    engine: TrainingEngine
     micro_rows: int
     streams: RowStreams
-    tracker: Tracker
-    wandb_id: str
+    tracker: Tracker | None
+    writer: CheckpointWriter
+    signals: StopSignals
+    watchdog: Watchdog
     validate: Validate | None
+    ranks: Ranks = field(default_factory=Ranks)
+    native: bool = False
+    validated: set[int] = field(default_factory=set)
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+class Agreed(NamedTuple):
+    """What all ranks know of a step before its last backward pass: sums over them, and what they must do together."""
+
+    nats: float
+    bytes: int
+    signal: str | None
+    write_failed: bool
 
 
 def train(setup: Setup, totals: Totals) -> np.ndarray:
-    """Train from `totals` to the plan's stop step; returns the state of the row streams there.
+    """Train from `totals` to the plan's stop step; returns the state of this rank's row streams there.
 
-    Raises InterruptedRun on a stop signal, after a checkpoint; DataError when loss or gradient is not finite.
+    Raises InterruptedRun on a stop signal, after a checkpoint; DataError when loss or gradient is not finite;
+    IsotokError when a checkpoint cannot be written. Every rank raises at the same step.
     """
-    plan, training = setup.plan, setup.training
+    state = setup.streams.state  # before anything is read ahead
+    with Prefetch(setup.streams) as batches:
+        try:
+            return _train(setup, totals, state, batches)
+        except NotFinite as error:
+            raise not_finite(setup, error) from None
+
+
+def _train(setup: Setup, totals: Totals, state: np.ndarray, batches: Prefetch) -> np.ndarray:
+    plan, training, enter = setup.plan, setup.training, setup.watchdog.enter
     due = set(validation_steps(training, plan.stop_step)) if setup.validate else set()
-    meter = Meter(setup, totals)
-    state = setup.streams.state
-    with StopSignals() as signals, Prefetch(setup.streams) as batches:
-        while True:
-            if totals.step in due - setup.tracker.validated:
-                meter.flush()
-                validate(setup, totals)
-                meter.restart_clock()
-            if totals.step >= plan.stop_step:
-                return state
-            if signals.received:
-                meter.flush()
-                save(setup, totals, state)
-                raise InterruptedRun(
-                    f"{setup.run_dir}: stopped by {signals.received} at step {totals.step} of {plan.stop_step}, "
-                    "checkpoint saved; the same command resumes"
-                )
-            start = time.perf_counter()
-            batch = batches.next()
-            waited_s = time.perf_counter() - start
-            lr = learning_rate(training, totals.step, plan.steps)
-            nats, norm = update(setup, batch, lr, totals.step)
-            state = batch.state_after
-            totals.step += 1
-            totals.tokens += batch.n_tokens
-            totals.bytes += batch.n_bytes
-            meter.add(batch, nats, norm, lr, waited_s, time.perf_counter() - start)
-            if totals.step % training.save_every_steps == 0 or totals.step == plan.stop_step:
-                meter.flush()
-                save(setup, totals, state)
+    meter, stop = Meter(setup, totals), None
+    while True:
+        if totals.step in due - setup.validated:
+            validate(setup, totals, meter)
+        if totals.step >= plan.stop_step:
+            finish_writing(setup)
+            return state
+        if stop := stop or stop_signal(setup):
+            save(setup, totals, state, meter)
+            finish_writing(setup)
+            raise interrupted(setup, totals, stop)
+        enter("fetch", totals.step)
+        start = time.perf_counter()
+        batch = batches.next()
+        waited_s = time.perf_counter() - start
+        lr = learning_rate(training, totals.step, plan.steps)
+        agreed, norm = update(setup, batch, lr, totals.step, meter)
+        state, stop = batch.state_after, agreed.signal
+        totals.step += 1
+        totals.tokens += plan.rows * plan.context_tokens
+        totals.bytes += agreed.bytes
+        meter.add(batch, agreed, norm, lr, waited_s, time.perf_counter() - start)
+        if agreed.write_failed:
+            finish_writing(setup)
+        if is_save_due(setup, totals, due):
+            save(setup, totals, state, meter)
 
 
-def update(setup: Setup, batch: Batch, lr: float, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """One optimizer step: (nats summed over the batch, norm of the gradient), both left on the device."""
-    engine = setup.engine
-    torch.manual_seed(keyed_int("step", setup.seed, step, engine.rank, bits=63))
+def update(setup: Setup, batch: Batch, lr: float, step: int, meter: Meter) -> tuple[Agreed, torch.Tensor]:
+    """One optimizer step: what the ranks agreed on, and the norm of the gradient, which may still be on the device."""
+    engine, size = setup.engine, setup.ranks.size
+    setup.watchdog.enter("step", step)
+    torch.manual_seed(keyed_int("step", setup.seed, step, setup.ranks.rank, bits=63))
     inputs = torch.from_numpy(batch.inputs).to(engine.device, non_blocking=True)
     targets = torch.from_numpy(batch.targets).to(engine.device, non_blocking=True)
     nats = torch.zeros((), dtype=torch.float64, device=engine.device)
+    agreed = None
     for at in range(0, len(inputs), setup.micro_rows):
-        rows = slice(at, at + setup.micro_rows)
-        loss = sum_of_losses(engine, inputs[rows], targets[rows])
-        engine.micro_backward(loss / batch.n_tokens, last=at + setup.micro_rows >= len(inputs))
+        rows, last = slice(at, at + setup.micro_rows), at + setup.micro_rows >= len(inputs)
+        loss, extra = losses(engine, inputs[rows], targets[rows], last, setup.training.z_loss)
         nats += loss.detach()
-    return nats, engine.update(lr)
+        if last:
+            # A gradient from before that is not finite is found here at the latest: nothing was updated since.
+            meter.flush()
+            setup.watchdog.enter("agree" if size > 1 else "step", step)
+            agreed = agree(setup, float(nats), batch.n_bytes)
+            if not math.isfinite(agreed.nats):
+                raise NotFinite(step + 1, agreed.nats, None, batch)
+            setup.watchdog.enter("step", step)
+        engine.backward((loss + extra) / batch.n_tokens)
+    assert agreed is not None
+    return agreed, engine.update(lr)
 
 
-def sum_of_losses(engine: SingleEngine, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Nats of the targets (rows, L) after the inputs (rows, L), summed."""
-    with engine.autocast():
-        logits = engine.forward(input_ids=inputs, use_cache=False).logits
-    return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+def losses(
+    engine: TrainingEngine, inputs: torch.Tensor, targets: torch.Tensor, last: bool, z_loss: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(nats of the targets (rows, L) after the inputs (rows, L), z-loss), both summed over positions."""
+    logits = engine.forward(inputs, last).float().flatten(0, 1)
+    nats = functional.cross_entropy(logits, targets.flatten(), reduction="sum")
+    if not z_loss:
+        return nats, torch.zeros((), device=nats.device)
+    return nats, z_loss * torch.logsumexp(logits, dim=-1).square().sum()
 
 
-def cpu_micro_rows(plan: Plan, vocab_size: int) -> int:
-    """Rows of a micro-batch whose fp32 logits stay under CPU_LOGITS_BYTES."""
-    return min(plan.rows, max(1, CPU_LOGITS_BYTES // (plan.context_tokens * vocab_size * 4)))
+def agree(setup: Setup, nats: float, n_bytes: int) -> Agreed:
+    """One exchange a step: the loss, the bytes read, and whether a rank was told to stop or could not write."""
+    received = setup.signals.received
+    flags = [float(received == number.name) for number in SIGNALS]
+    sums = setup.ranks.sum([nats, float(n_bytes), float(setup.writer.failed), *flags])
+    told = [number.name for number, flag in zip(SIGNALS, sums[3:], strict=True) if flag]
+    return Agreed(sums[0], int(sums[1]), told[0] if told else None, sums[2] > 0)
 
 
-def dry_run(engine: SingleEngine, plan: Plan, vocab_size: int, micro_rows: int | str) -> int:
-    """Forward and backward of the largest micro-batch before the first step; returns the rows of a micro-batch.
-
-    What does not fit in memory fails here and not after hours. `auto` halves the rows until they fit on a GPU, and on
-    the CPU keeps the logits under CPU_LOGITS_BYTES.
-    """
-    if micro_rows != "auto":
-        rows = min(int(micro_rows), plan.rows)
-    elif engine.device.type == "cpu":
-        rows = cpu_micro_rows(plan, vocab_size)
-    else:
-        rows = plan.rows
-    while True:
-        ids = torch.full((rows, plan.context_tokens), vocab_size - 1, dtype=torch.int64, device=engine.device)
-        try:
-            engine.micro_backward(sum_of_losses(engine, ids, ids), last=True)
-            break
-        except torch.OutOfMemoryError:
-            if micro_rows != "auto" or rows == 1:
-                raise IsotokError(
-                    f"engine.micro_rows={micro_rows}: {rows} rows of {plan.context_tokens} tokens do not fit in the "
-                    "memory of the device; lower engine.micro_rows or take a smaller model"
-                ) from None
-        finally:
-            engine.clear_gradients()
-        torch.cuda.empty_cache()
-        rows //= 2
-    return rows
+def stop_signal(setup: Setup) -> str | None:
+    """A signal that one process can act on by itself; ranks wait for the next agreement."""
+    return setup.signals.received if setup.ranks.size == 1 else None
 
 
-def validate(setup: Setup, totals: Totals) -> None:
+def is_save_due(setup: Setup, totals: Totals, due: set[int]) -> bool:
+    """Every so many steps, at the end, and where a validation follows whose checkpoint may be the best."""
+    training, step = setup.training, totals.step
+    validated_next = training.keep_best and step in due
+    return step % training.save_every_steps == 0 or step == setup.plan.stop_step or validated_next
+
+
+def validate(setup: Setup, totals: Totals, meter: Meter) -> None:
     """Score held-out text and write it down; weights and random streams are as before."""
     assert setup.validate is not None
+    setup.watchdog.enter("validate", totals.step)
+    meter.flush()
     model = setup.engine.module
     model.eval()
     with torch.no_grad():
-        score = float(setup.validate(model))
+        score = float(setup.ranks.broadcast(float(setup.validate(model))))
     model.train()
     if not math.isfinite(score):
         raise DataError(f"{setup.run_dir}: validation loss is {score} after step {totals.step}")
-    flops = totals.step * setup.plan.flops_per_step
-    row = {"step": totals.step, "tokens": totals.tokens, "bytes": totals.bytes, "flops": flops}
-    setup.tracker.write({**row, "validation_bpb": score})
-    setup.tracker.validated.add(totals.step)
+    setup.validated.add(totals.step)
+    if setup.tracker is not None:
+        flops = totals.step * setup.plan.flops_per_step
+        row = {"step": totals.step, "tokens": totals.tokens, "bytes": totals.bytes, "flops": flops}
+        setup.tracker.write({**row, "validation_bpb": score})
+        setup.writer.mark_best(totals.step, score)
     say(f"step {totals.step:,}/{setup.plan.stop_step:,}: validation {score:.4f} bits/byte")
+    meter.restart_clock()
 
 
-def save(setup: Setup, totals: Totals, state: np.ndarray) -> None:
-    """A checkpoint of this step, after the metrics that lead to it."""
-    setup.tracker.sync()
+def save(setup: Setup, totals: Totals, state: np.ndarray, meter: Meter) -> None:
+    """A checkpoint of this step, after the metrics that lead to it; gathered ones go to disk in the background."""
+    meter.flush()
+    setup.watchdog.enter("save", totals.step)
+    rows = setup.ranks.all_gather(torch.from_numpy(np.ascontiguousarray(state)))
     record = {
         **asdict(totals),
+        **setup.record,
         "flops": totals.step * setup.plan.flops_per_step,
         "optimizer_step": setup.engine.optimizer_step,
-        "rows": state.tolist(),
-        "wandb_id": setup.wandb_id,
+        "rows": rows.tolist(),
+        "layout": setup.engine.layout,
     }
-    save_checkpoint(setup.run_dir / "checkpoints", record, setup.engine.tensors())
+    sync = setup.tracker.sync if setup.tracker is not None else (lambda: None)
+    if setup.native:
+        save_native(setup.run_dir / "checkpoints", record, setup.engine.shard(), setup.ranks, sync)
+        if setup.ranks.rank == 0:
+            setup.writer.prune()
+        return
+    setup.writer.settle()
+    tensors = setup.engine.snapshot(KINDS, keep=setup.ranks.rank == 0)
+    if setup.ranks.rank == 0:
+        setup.writer.save(record, tensors, sync)
 
 
-@dataclass
-class Pending:
-    """A step whose figures may still be on the device."""
+def finish_writing(setup: Setup) -> None:
+    """Wait until the last checkpoint is on disk; every rank raises where rank 0 could not write it."""
+    setup.watchdog.enter("save", setup.plan.stop_step)
+    problem: str | None = None
+    try:
+        setup.writer.wait()
+    except (IsotokError, OSError) as error:
+        problem = str(error)
+    problem = setup.ranks.broadcast(problem)
+    if problem is not None:
+        raise IsotokError(problem)
 
-    row: dict[str, Any]
-    nats: torch.Tensor
-    norm: torch.Tensor
-    batch: Batch
+
+def interrupted(setup: Setup, totals: Totals, signal: str) -> InterruptedRun:
+    return InterruptedRun(
+        f"{setup.run_dir}: stopped by {signal} at step {totals.step} of {setup.plan.stop_step}, "
+        "checkpoint saved; the same command resumes",
+        signal,
+    )
 
 
-class Meter:
-    """Metrics of each step, and a progress line now and then.
-
-    On the CPU figures are read at once; on a GPU only with a progress line or a checkpoint, as reading them waits for
-    the device. A loss that is not finite is found when it is read; until then `update` leaves the weights alone.
-    """
-
-    def __init__(self, setup: Setup, totals: Totals) -> None:
-        self.setup, self.totals = setup, totals
-        self.pending: list[Pending] = []
-        self.eager = setup.engine.device.type == "cpu"
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        self.since = time.monotonic()
-        self.tokens = self.bytes = self.steps = 0
-        self.nats = self.waited_s = self.busy_s = 0.0
-
-    def add(
-        self, batch: Batch, nats: torch.Tensor, norm: torch.Tensor, lr: float, waited_s: float, took_s: float
-    ) -> None:
-        totals = self.totals
-        flops = totals.step * self.setup.plan.flops_per_step
-        row = {"step": totals.step, "tokens": totals.tokens, "bytes": totals.bytes, "flops": flops, "lr": lr}
-        self.pending.append(Pending(row, nats, norm, batch))
-        totals.train_s += took_s
-        totals.data_wait_s += waited_s
-        self.waited_s += waited_s
-        self.busy_s += took_s
-        self.steps += 1
-        self.tokens += batch.n_tokens
-        self.bytes += batch.n_bytes
-        log = time.monotonic() - self.since >= self.setup.training.log_every_s
-        if self.eager or log:
-            self.flush()
-        if log:
-            self.line(row["lr"])
-
-    def flush(self) -> None:
-        """Read what is pending from the device, check that it is finite, write it down."""
-        for step in self.pending:
-            nats, norm = float(step.nats), float(step.norm)
-            if not (math.isfinite(nats) and math.isfinite(norm)):
-                raise self._not_finite(step, nats, norm)
-            self.nats += nats
-            self.norm = norm
-            n_bytes = step.batch.n_bytes
-            train = {"train_nats": nats, "train_bytes": n_bytes, "train_bpb": bits_per_byte(nats, n_bytes)}
-            self.setup.tracker.write({**step.row, **train, "grad_norm": norm})
-        self.pending.clear()
-
-    def line(self, lr: float) -> None:
-        plan, step = self.setup.plan, self.totals.step
-        elapsed_s = max(time.monotonic() - self.since, 1e-9)
-        flops_per_s = self.steps * plan.flops_per_step / elapsed_s
-        wait = self.waited_s / max(self.busy_s, 1e-9)
-        left_s = (plan.stop_step - step) * elapsed_s / self.steps
-        bpb = bits_per_byte(self.nats, self.bytes)
-        say(
-            f"step {step:,}/{plan.stop_step:,} {step / plan.steps:.1%} of budget | "
-            f"{'-' if bpb is None else f'{bpb:.4f}'} bits/byte | lr {lr:.2e} | grad {self.norm:.2f} | "
-            f"{self.tokens / elapsed_s:,.0f} tok/s | {self.bytes / elapsed_s:,.0f} B/s | {flops_per_s:.2e} FLOP/s | "
-            f"data wait {wait:.1%} | {int(left_s) // 60}:{int(left_s) % 60:02d} left"
-        )
-        self.setup.tracker.write_timing(
-            {
-                "step": step,
-                "train_s": self.totals.train_s,
-                "tokens_per_s": self.tokens / elapsed_s,
-                "bytes_per_s": self.bytes / elapsed_s,
-                "flops_per_s": flops_per_s,
-                "data_wait_share": wait,
-            }
-        )
-        self.restart_clock()
-
-    def _not_finite(self, step: Pending, nats: float, norm: float) -> DataError:
-        data, run_dir = self.setup.streams.data, self.setup.run_dir
-        units = units_between(step.batch.state, step.batch.state_after, len(data), self.setup.seed)
-        named = ", ".join(str(unit) for unit in units[:20]) + (
-            f" and {len(units) - 20} more" if len(units) > 20 else ""
-        )
-        saved = steps_saved(run_dir / "checkpoints")
-        kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "there is no checkpoint yet"
-        return DataError(
-            f"{run_dir}: step {step.row['step']}: loss {nats} nats, gradient norm {norm}: not finite. It read the "
-            f"documents {named} of the training split; {kept}. Lower training.lr or look at those documents"
-        )
+def not_finite(setup: Setup, error: NotFinite) -> DataError:
+    """Name the documents of the step whose figures are not finite; every rank comes here at the same step."""
+    before, after = (
+        setup.ranks.all_gather(torch.from_numpy(np.ascontiguousarray(state))).numpy()
+        for state in (error.batch.state, error.batch.state_after)
+    )
+    units = units_between(before, after, len(setup.streams.data), setup.seed)
+    named = ", ".join(str(unit) for unit in units[:20]) + (f" and {len(units) - 20} more" if len(units) > 20 else "")
+    setup.writer.settle()
+    saved = steps_saved(setup.run_dir / "checkpoints")
+    kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "there is no checkpoint yet"
+    return DataError(
+        f"{setup.run_dir}: step {error.step}: {error.what}: not finite. It read the documents {named} of the training "
+        f"split; {kept}. Lower training.lr or look at those documents"
+    )

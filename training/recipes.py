@@ -18,7 +18,10 @@ class Training:
     clip: largest norm of the gradient. schedule: `cosine`, or `wsd` (warmup, stable, decay over the last `decay` of the
     budget; Hu et al., 2024). warmup: fraction of the steps, at least min_warmup_steps. min_lr_ratio: the end of the
     schedule over lr. precision: `bf16` computes in bfloat16 under autocast and keeps fp32 weights and moments.
-    validation_bytes: how much validation text a point scores. validations: points, spread evenly up to the end.
+    z_loss: weight of the squared log of the softmax's denominator in the loss that is minimised, never in one that is
+    reported (PaLM, Chowdhery et al., 2022). validation_bytes: how much validation text a point scores. validations:
+    points, spread evenly up to the end. save_every_steps, keep_last, keep_best: checkpoints are written this often, the
+    last few are kept and the one with the best validation.
     """
 
     lr: Annotated[float, Field(gt=0)] = 1.5e-3
@@ -27,6 +30,7 @@ class Training:
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     decay_embeddings: bool = False
     clip: Annotated[float, Field(gt=0)] = 1.0
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup: Fraction = 0.05
     min_warmup_steps: Annotated[int, Field(ge=0)] = 50
@@ -36,6 +40,8 @@ class Training:
     validation_bytes: Annotated[int, Field(ge=1)] = 25_000
     validations: Annotated[int, Field(ge=0)] = 6
     save_every_steps: Impl[Annotated[int, Field(ge=1)]] = 200
+    keep_last: Impl[Annotated[int, Field(ge=1)]] = 2
+    keep_best: Impl[bool] = True
     log_every_s: Impl[Annotated[float, Field(ge=0)]] = 10.0
     wandb: Impl[Literal["offline", "online", "disabled"]] = "offline"
 
@@ -50,11 +56,34 @@ class Training:
 class Engine:
     """How the steps are run; none of it changes the result beyond the order of floating-point sums.
 
-    device: `auto` is CUDA where there is one. threads: of torch on the CPU. micro_rows: rows of a forward pass, `auto`
-    fits them to memory. compile: torch.compile the model.
+    device: `auto` is CUDA where there is one. ranks: processes that share a step's rows, one a GPU; under torchrun,
+    srun or accelerate their number wins. zero: what DeepSpeed shares out over them: 0 nothing (plain, or DDP for
+    several ranks), 1 the optimizer's state, 2 gradients too, 3 weights too (Rajbhandari et al., 2020). threads: of
+    torch on the CPU, a rank. micro_rows: rows of a forward pass on one rank, `auto` fits them to memory. compile:
+    torch.compile the model. checkpoint: `gathered` can be read by any engine on any ranks; `native` holds each rank's
+    own part, for models too large to gather, and is read by the same engine on as many ranks only. timeout_s: a run
+    in which no rank gets any further for so long is stopped.
     """
 
     device: Impl[Literal["auto", "cpu", "cuda"]] = "auto"
+    ranks: Impl[Annotated[int, Field(ge=1)]] = 1
+    zero: Impl[Literal[0, 1, 2, 3]] = 0
     threads: Impl[Annotated[int, Field(ge=1)]] = 1
     micro_rows: Impl[Annotated[int, Field(ge=1)] | Literal["auto"]] = "auto"
     compile: Impl[bool] = False
+    checkpoint: Impl[Literal["gathered", "native"]] = "gathered"
+    timeout_s: Impl[Annotated[float, Field(gt=0)]] = 1800.0
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "Engine":
+        if self.checkpoint == "native" and self.zero == 0:
+            raise ValueError("checkpoint=native is for zero=1, 2 or 3; without, every rank holds the whole anyway")
+        if self.compile and self.zero == 3:
+            raise ValueError("compile=true does not go with zero=3, which takes weights apart around each layer")
+        return self
+
+    @property
+    def label(self) -> str:
+        """A short name for messages, like `zero 2 on 4 ranks`."""
+        kind = f"zero {self.zero}" if self.zero else "ddp" if self.ranks > 1 else "single"
+        return f"{kind} on {self.ranks} ranks" if self.ranks > 1 else kind

@@ -1,9 +1,10 @@
 """Training proper: reads RUN_DIR/run.json, writes only into RUN_DIR, and resumes what it finds there."""
 
+import contextlib
 import hashlib
 import json
+import os
 import resource
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -13,21 +14,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from isotok.errors import ConfigError, DataError
-from isotok.files import hash_key, publish_dir, read_json, write_json, write_text
-from isotok.progress import say
-from isotok.recipe import OWN_PACKAGES, build
+from isotok.errors import ConfigError, DataError, IsotokError
+from isotok.files import hash_key, lock, read_json, sha256_file, write_json, write_text
+from isotok.progress import say, silence
+from isotok.ranks import Ranks
+from isotok.recipe import OWN_PACKAGES, build, impl_fields
 from modeling.flops import forward_flops_per_token, inference_flops_per_byte
 from modeling.init import build_model, count_parameters
 from tokenization.encode import TokenData
 from tokenization.tokenizer import load_tokenizer
 from training.budget import Plan
-from training.checkpoint import load_newest
+from training.checkpoint import Checkpoint, check_made_for, load_newest, open_checkpoint
 from training.engines import prepare
-from training.loop import Setup, Totals, Validate, dry_run, train
+from training.export import export_model
+from training.loop import Setup, Totals, Validate, train
+from training.process_group import Processes, started
+from training.recipes import Engine, Training
+from training.rehearsal import rehearse, rows_of_rank
 from training.schedule import validation_steps
+from training.signals import StopSignals
 from training.streams import RowStreams, unique_bytes
 from training.tracking import Tracker, bits_per_byte, read_metrics
+from training.watchdog import Watchdog
+from training.writer import CheckpointWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -37,82 +46,193 @@ TAIL = 0.05
 
 
 def run(
-    run_dir: Path, validate: Validate | None = None, *, allow: tuple[str, ...] | None = OWN_PACKAGES
+    run_dir: Path,
+    validate: Validate | None = None,
+    *,
+    allow: tuple[str, ...] | None = OWN_PACKAGES,
 ) -> dict[str, Any]:
     """Train what `run_dir/run.json` says, from its newest valid checkpoint; returns the figures of train.json.
 
-    validate: model → bits per byte, called at the validation points. allow: packages whose recipes run.json may name.
-    Leaves metrics.jsonl, timing.json, checkpoints/, model/ (loads with transformers alone) and train.json.
+    One process, or one of the ranks that torchrun, srun or accelerate started; all of them see run_dir, rank 0 writes.
+    validate: model → bits per byte, called at the validation points, on every rank. allow: packages whose recipes
+    run.json may name. Leaves metrics.jsonl, timing.json, checkpoints/, model/ (loads with transformers alone) and
+    train.json. Raises InterruptedRun after a stop signal and a checkpoint; ConfigError and DataError as they come.
     """
     spec = read_json(run_dir / "run.json")
-    plan = plan_from(spec["plan"])
     training = build(spec["training"], "training", allow=allow)
-    engine_recipe = build(spec["engine"], "engine", allow=allow)
-    transform = build(spec["transform"], "transform", allow=allow)
-    model_recipe = build(spec["model"], "model", allow=allow)
-    seed = int(spec["seed"])
-
+    engine = build(spec["engine"], "engine", allow=allow)
     threads = torch.get_num_threads()
+    with contextlib.ExitStack() as stack:
+        # Signals first: whoever started the ranks passes them on once the watchdog's file is there.
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        signals = stack.enter_context(StopSignals(exit_at_once=several))
+        processes = stack.enter_context(started(engine, training))
+        ranks = processes.ranks
+        stack.callback(torch.set_num_threads, threads)
+        if ranks.rank:
+            silence()
+        if ranks.size != engine.ranks:
+            say(f"{ranks.size} rank(s) were started, which wins over engine.ranks={engine.ranks}")
+        watchdog = stack.enter_context(contextlib.closing(Watchdog(run_dir, ranks.rank, ranks.size, engine.timeout_s)))
+        if ranks.rank == 0:
+            # Another job may still be in this folder, or have been moved to another machine.
+            stack.enter_context(lock(run_dir / ".worker.lock", on_wait=_say_waiting))
+        ranks.barrier()
+        return _run(run_dir, spec, validate, training, engine, processes, signals, watchdog, allow)
+
+
+def _run(
+    run_dir: Path,
+    spec: dict[str, Any],
+    validate: Validate | None,
+    training: Training,
+    recipe: Engine,
+    processes: Processes,
+    signals: StopSignals,
+    watchdog: Watchdog,
+    allow: tuple[str, ...] | None,
+) -> dict[str, Any]:
+    ranks, seed, plan = processes.ranks, int(spec["seed"]), plan_from(spec["plan"])
+    transform = build(spec["transform"], "transform", allow=allow)
     data = TokenData.open(Path(spec["tokens"]), "train")
     tokenizer = load_tokenizer(Path(spec["tokenizer"]))
     if len(tokenizer) != data.vocab_size:
         raise DataError(
             f"{spec['tokens']}: made for a vocabulary of {data.vocab_size}, {spec['tokenizer']} has {len(tokenizer)}"
         )
-    config = model_recipe.config(data.vocab_size, plan.context_tokens, data.eos_id)
-    engine = prepare(build_model(config, seed), training, engine_recipe)
-
-    totals, rows = Totals(), None
-    checkpoint = load_newest(run_dir / "checkpoints")
-    wandb_id = hash_key({"run": {**spec, "engine": None}, "dir": str(run_dir)})
+    n_rows = rows_of_rank(plan, ranks.size)
+    config = build(spec["model"], "model", allow=allow).config(data.vocab_size, plan.context_tokens, data.eos_id)
+    engine = prepare(build_model(config, seed), training, recipe, processes)
+    made_for = _made_for(spec)
+    checkpoint = _newest(run_dir / "checkpoints", made_for, engine.layout, ranks)
+    totals = Totals()
     if checkpoint is not None:
-        state = checkpoint.state
-        engine.load({k: checkpoint.tensors(k) for k in ("weights", "exp_avg", "exp_avg_sq")}, state["optimizer_step"])
-        totals = Totals(**{field.name: state[field.name] for field in fields(Totals)})
-        rows, wandb_id = np.array(state["rows"], dtype=np.int64), state["wandb_id"]
+        totals = Totals(**{field.name: checkpoint.state[field.name] for field in fields(Totals)})
+    micro_rows = n_rows
+    if totals.step < plan.stop_step:
+        micro_rows = rehearse(engine, recipe, training, plan, data.vocab_size, ranks.size)
+    rows, wandb_id = None, hash_key({"run": {**spec, "engine": None}, "dir": str(run_dir)})
+    if checkpoint is not None:
+        engine.load(checkpoint)
+        rows, wandb_id = np.array(checkpoint.state["rows"], dtype=np.int64), checkpoint.state["wandb_id"]
         say(f"resuming from step {totals.step:,} of {plan.stop_step:,}")
-    streams = RowStreams(data, plan.rows, plan.context_tokens, transform.bind(tokenizer, seed), seed, rows)
+    subset = range(ranks.rank * n_rows, (ranks.rank + 1) * n_rows)
+    streams = RowStreams(data, plan.rows, plan.context_tokens, transform.bind(tokenizer, seed), seed, rows, subset)
+    with contextlib.ExitStack() as stack:
+        writer = CheckpointWriter(run_dir / "checkpoints", training.keep_last, training.keep_best)
+        stack.callback(writer.close)
+        tracker = None
+        if ranks.rank == 0:
+            tracker = Tracker(run_dir, totals.step, training.wandb, wandb_id, str(spec["label"]))
+            stack.callback(tracker.close)
+        setup = Setup(
+            run_dir=run_dir,
+            seed=seed,
+            plan=plan,
+            training=training,
+            engine=engine,
+            micro_rows=micro_rows,
+            streams=streams,
+            tracker=tracker,
+            writer=writer,
+            signals=signals,
+            watchdog=watchdog,
+            validate=validate,
+            ranks=ranks,
+            native=recipe.checkpoint == "native",
+            validated=ranks.broadcast(tracker.validated if tracker else None),
+            record={"wandb_id": wandb_id, "made_for": made_for},
+        )
+        state = train(setup, totals)
+        return _finish(setup, totals, state, spec, config)
 
-    tracker = Tracker(run_dir, totals.step, training.wandb, wandb_id, str(spec["label"]))
-    try:
-        micro_rows = plan.rows
-        if totals.step < plan.stop_step:
-            micro_rows = dry_run(engine, plan, data.vocab_size, engine_recipe.micro_rows)
-        setup = Setup(run_dir, seed, plan, training, engine, micro_rows, streams, tracker, wandb_id, validate)
-        rows = train(setup, totals)
-        _export_model(engine.module, Path(spec["tokenizer"]), run_dir / "model")
+
+def _finish(
+    setup: Setup, totals: Totals, state: np.ndarray, spec: dict[str, Any], config: "PreTrainedConfig"
+) -> dict[str, Any]:
+    """The model's folder and the figures of a run that has come to its end; every rank calls it and gets them."""
+    run_dir, plan, ranks = setup.run_dir, setup.plan, setup.ranks
+    setup.watchdog.enter("export", totals.step)
+    rows = ranks.all_gather(torch.from_numpy(np.ascontiguousarray(state))).numpy()
+    weights = setup.engine.snapshot(("weights",), keep=ranks.rank == 0).get("weights", {})
+    if ranks.rank == 0:
+        export_model(config, weights, Path(spec["tokenizer"]), run_dir / "model")
+        bytes_per_token = totals.bytes / totals.tokens
         figures = {
             "label": spec["label"],
-            "seed": seed,
+            "seed": setup.seed,
             "steps": plan.stop_step,
             "context_tokens": plan.context_tokens,
             "rows": plan.rows,
-            "bytes_per_token": totals.bytes / totals.tokens,
+            "bytes_per_token": bytes_per_token,
             "flops": plan.flops,
             "flops_causal": plan.flops_causal,
             "flops_published": plan.flops_published,
             "tokens": totals.tokens,
             "bytes": totals.bytes,
-            "unique_bytes": unique_bytes(data, rows, streams),
+            "unique_bytes": unique_bytes(setup.streams.data, rows, setup.streams),
             "passes": plan.passes,
             "warmup_share": plan.warmup_steps / plan.steps,
             "targets_per_update": plan.rows * plan.context_tokens,
             "parameters": _parameters(config, plan.context_tokens),
-            "lr": training.lr,
-            "inference_flops_per_byte": inference_flops_per_byte(
-                config, plan.context_tokens, totals.bytes / totals.tokens
-            ),
-            "weights_sha256": weights_sha256(engine.tensors()["weights"]),
+            "lr": setup.training.lr,
+            "inference_flops_per_byte": inference_flops_per_byte(config, plan.context_tokens, bytes_per_token),
+            "weights_sha256": weights_sha256(weights),
             **loss_figures(
-                read_metrics(run_dir / "metrics.jsonl"), plan.stop_step, validation_steps(training, plan.stop_step)
+                read_metrics(run_dir / "metrics.jsonl"),
+                plan.stop_step,
+                validation_steps(setup.training, plan.stop_step),
             ),
         }
-    finally:
-        tracker.close()
-        torch.set_num_threads(threads)
-    write_json(run_dir / "timing.json", _timing(totals, plan, engine.device))
-    write_json(run_dir / "train.json", figures)
-    return figures
+        write_json(run_dir / "timing.json", _timing(totals, plan, setup.engine.device, ranks.size))
+        write_json(run_dir / "train.json", figures)
+    ranks.barrier()
+    return read_json(run_dir / "train.json")
+
+
+def _newest(folder: Path, made_for: dict[str, Any], layout: dict[str, int], ranks: Ranks) -> Checkpoint | None:
+    """The newest valid checkpoint; rank 0 looks for it and reads it through, the others trust it.
+
+    Raises ConfigError for one of another model, tokenizer, data or batch, and for a native one of another layout.
+    """
+    problem: IsotokError | None = None
+    path: Path | None = None
+    if ranks.rank == 0:
+        try:
+            found = load_newest(folder)
+            if found is not None:
+                check_made_for(found, made_for)
+                if found.native and found.state["layout"] != layout:
+                    raise ConfigError(_other_layout(found, layout))
+                path = found.path
+        except IsotokError as error:
+            problem = error
+    path, problem = ranks.broadcast((path, problem))
+    if problem is not None:
+        raise problem
+    return None if path is None else open_checkpoint(path)
+
+
+def _other_layout(checkpoint: Checkpoint, layout: dict[str, int]) -> str:
+    theirs, ours = (
+        f"engine.zero={one['zero']} engine.ranks={one['ranks']}" for one in (checkpoint.state["layout"], layout)
+    )
+    return (
+        f"{checkpoint.path}: a native checkpoint of {theirs}, this is {ours}; go on as before, and with "
+        "engine.checkpoint=gathered the next one can be read by any engine"
+    )
+
+
+def _made_for(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint must agree with to be gone on from."""
+    same = {key: spec[key] for key in ("model", "transform", "seed")}
+    batch = {"rows": spec["budget"]["rows"], "context_tokens": spec["plan"]["context_tokens"]}
+    tokenizer = sha256_file(Path(spec["tokenizer"]) / "tokenizer.json")[:16]
+    return {**same, "batch": batch, "tokenizer": tokenizer, "tokens": Path(spec["tokens"]).name}
+
+
+def _say_waiting(owner: dict[str, Any]) -> None:
+    say(f"waiting for process {owner.get('pid')} on {owner.get('host')}, which trains in this folder")
 
 
 def plan_from(data: Mapping[str, Any]) -> Plan:
@@ -169,8 +289,8 @@ def _parameters(config: "PreTrainedConfig", context_tokens: int) -> dict[str, An
     }
 
 
-def _timing(totals: Totals, plan: Plan, device: torch.device) -> dict[str, Any]:
-    """Seconds in steps only: start-up, validation and checkpoints are left out."""
+def _timing(totals: Totals, plan: Plan, device: torch.device, ranks: int) -> dict[str, Any]:
+    """Seconds in steps only: start-up, validation and checkpoints are left out. Memory is rank 0's."""
     train_s = max(totals.train_s, 1e-9)
     if device.type == "cuda":
         peak_bytes = torch.cuda.max_memory_allocated(device)
@@ -184,29 +304,8 @@ def _timing(totals: Totals, plan: Plan, device: torch.device) -> dict[str, Any]:
         "data_wait_share": totals.data_wait_s / train_s,
         "peak_memory_mb": peak_bytes / 1e6,
         "device": str(device),
+        "ranks": ranks,
     }
-
-
-def _export_model(model: Any, tokenizer: Path, final: Path) -> None:
-    """The folder that `AutoModelForCausalLM` and `AutoTokenizer` load: fp32 safetensors and the tokenizer's files."""
-    from transformers import GenerationConfig
-    from transformers.utils import logging as hf_logging
-
-    partial = final.with_name("model.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    eos_id = model.config.eos_token_id
-    # The model's config names no padding id (see modeling.recipes); generation needs one.
-    model.generation_config = GenerationConfig(eos_token_id=eos_id, pad_token_id=eos_id)
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    model.save_pretrained(partial)
-    if bars:
-        hf_logging.enable_progress_bar()
-    for path in sorted(tokenizer.iterdir()):
-        if path.is_file() and path.name != "manifest.json" and not (partial / path.name).exists():
-            shutil.copyfile(path, partial / path.name)
-    shutil.rmtree(final, ignore_errors=True)
-    publish_dir(partial, final)
 
 
 def write_run(run_dir: Path, spec: Mapping[str, Any]) -> None:
@@ -220,7 +319,7 @@ def write_run(run_dir: Path, spec: Mapping[str, Any]) -> None:
 
 def _result_keys(spec: Mapping[str, Any]) -> dict[str, Any]:
     """run.json without what changes only speed, and without where the inputs lie: their names hold their keys."""
-    speed = {"save_every_steps", "log_every_s", "wandb"}
+    speed = impl_fields(Training)
     training = {key: value for key, value in spec["training"].items() if key not in speed}
     inputs = {key: Path(spec[key]).name for key in ("tokens", "tokenizer", "corpus") if key in spec}
     return {**spec, **inputs, "training": training, "engine": None}

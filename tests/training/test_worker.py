@@ -180,10 +180,10 @@ def test_figures_that_are_read_late_are_the_same(
 ) -> None:
     run, update = tmp_path / "run", loop.update
 
-    def interrupt(setup: Any, batch: Any, lr: float, step: int) -> Any:
+    def interrupt(setup: Any, batch: Any, lr: float, step: int, meter: Any) -> Any:
         if step == 12:
             signal.raise_signal(signal.SIGTERM)
-        return update(setup, batch, lr, step)
+        return update(setup, batch, lr, step, meter)
 
     with monkeypatch.context() as patch, pytest.raises(InterruptedRun, match="at step 13 of 24"):
         patch.setattr(loop, "update", interrupt)
@@ -231,7 +231,7 @@ def test_saving_and_logging_more_often_changes_nothing(
 
 def test_micro_batches_change_only_rounding(artefacts: dict[str, Path], reference: Path, tmp_path: Path) -> None:
     whole = load_file(reference / "model/model.safetensors")
-    for micro_rows in (1, 3):
+    for micro_rows in (1, 2):
         run = tmp_path / f"micro-{micro_rows}"
         go(artefacts, run, engine=Engine(device="cpu", micro_rows=micro_rows))
         ours = load_file(run / "model/model.safetensors")
@@ -290,13 +290,13 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(reference: Path) -> No
     from modeling.init import build_model
 
     engine = prepare(build_model(MODEL.config(50, 8, 0), 0), Training(), Engine(device="cpu"))
-    before = {name: tensor.clone() for name, tensor in engine.tensors()["weights"].items()}
+    before = {name: tensor.clone() for name, tensor in engine.snapshot(("weights",), True)["weights"].items()}
     for value in (float("nan"), float("inf")):
         for parameter in engine.module.parameters():
             parameter.grad = torch.full_like(parameter, 0.1)
         next(engine.module.parameters()).grad[0, 0] = value  # type: ignore[index]
         assert not torch.isfinite(engine.update(1.0))
-        assert all(torch.equal(tensor, before[name]) for name, tensor in engine.tensors()["weights"].items())
+        assert all(torch.equal(tensor, before[name]) for name, tensor in engine.snapshot(("weights",), True)["weights"].items())
         assert engine.optimizer_step == 0
     for parameter in engine.module.parameters():
         parameter.grad = torch.full_like(parameter, 0.1)
