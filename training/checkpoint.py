@@ -71,10 +71,6 @@ class Checkpoint:
             names: list[str] = opened.keys()
             return {name: opened.get_tensor(name) for name in names}
 
-    def tensors(self, kind: str) -> dict[str, torch.Tensor]:
-        """All of a kind at once. To go once the worker reads with `read`."""
-        return dict(self.read(kind))
-
     @cached_property
     def _where(self) -> dict[str, dict[str, str]]:
         """kind → parameter name → file."""
@@ -187,16 +183,6 @@ def check_made_for(checkpoint: Checkpoint, made_for: Mapping[str, Any]) -> None:
             f"{checkpoint.path}: a checkpoint of another run: {'; '.join(differences[:_SHOWN])}{more}. "
             f"Take another folder, or remove {checkpoint.path.parent} to start over"
         )
-
-
-def save_checkpoint(folder: Path, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Path:
-    """A save that waits until it is on disk. To go once the loop has a CheckpointWriter."""
-    from training.writer import CheckpointWriter
-
-    writer = CheckpointWriter(folder, keep_last=2, keep_best=False)
-    writer.save(state, {kind: {name: t.cpu() for name, t in named.items()} for kind, named in tensors.items()})
-    writer.wait()
-    return step_folder(folder, state["step"])
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], above: str = "") -> Iterator[str]:

@@ -13,7 +13,6 @@ from training.checkpoint import (
     check_made_for,
     load_newest,
     open_checkpoint,
-    save_checkpoint,
     steps_saved,
     verify,
 )
@@ -176,8 +175,3 @@ def test_what_it_was_made_for_is_compared_key_by_key(tmp_path: Path) -> None:
     assert silent is not None
     with pytest.raises(ConfigError, match="does not say what it was made for"):
         check_made_for(silent, made_for)
-
-
-def test_the_old_way_in_still_works(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, {"step": 4}, tensors(4))
-    assert torch.equal(verify(path).tensors("weights")["b"], torch.full((2, 3), 4.0))
