@@ -38,7 +38,9 @@ def check_engine(engine: Engine) -> None:
         from importlib.util import find_spec
 
         if find_spec("deepspeed") is None:
-            raise ConfigError(f"engine.zero={engine.zero}: needs DeepSpeed; pip install 'isotok[deepspeed]'")
+            raise ConfigError(
+                f"engine.zero={engine.zero}: needs DeepSpeed; pip install 'isotok[deepspeed]', in a checkout pip install -e '.[deepspeed]'"
+            )
 
 
 def choose_device(engine: Engine) -> torch.device:
