@@ -217,6 +217,7 @@ def _run(overrides: list[str], multirun: bool) -> None:
     target = graph.target(experiment)
     missing = [node for node in ancestors([target]) if not store.has(node)]
     if not store.has(target) and any(node.stage == "pretrain" for node in missing):
+        _check_engines(experiment.runs())
         # Data first, then every arm's budget, so that a bad one is refused before any training.
         data = [graph.encode(run) for run in experiment.runs()]
         data += [graph.benchmark(run) for run in experiment.runs() if has_benchmark(run)]
@@ -272,6 +273,8 @@ def _stage(stage: str, overrides: list[str]) -> None:
     run = build_run(config)
     node = getattr(Graph(), stage)(run)
     store = Store(Path(settings.store))
+    if stage in ("pretrain", "evaluate"):
+        _check_engines([run])
     run_graph([node], store, jobs=1, threads=run.engine.threads, plugins=settings.plugins)
     print(store.folder(node))
 
@@ -332,6 +335,14 @@ def _store(overrides: list[str]) -> Any:
             raise ConfigError(f"{key}: only store=PATH goes here")
         root = value
     return Store(Path(root))
+
+
+def _check_engines(runs: Sequence[Any]) -> None:
+    """Before anything is read: whether this machine has the devices and libraries that engines ask for."""
+    from training.process_group import check_engine
+
+    for run in runs:
+        check_engine(run.engine)
 
 
 def _jobs(experiment: Any) -> tuple[int, int]:

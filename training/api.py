@@ -1,5 +1,6 @@
 """Pretraining from Python, without Hydra or the artefact store."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -73,11 +74,13 @@ def prepare_run(
     """
     from tokenization import TokenData, load_tokenizer
     from training.process_group import check_engine
+    from training.rehearsal import micro_rows_of
     from training.worker import write_run
 
-    check_engine(engine)
+    on_cpu = check_engine(engine) == "cpu"
     data, loaded = TokenData.open(tokens, "train"), load_tokenizer(tokenizer)
     plan = plan_run(budget, model, training, transform, data, loaded)
+    micro_rows_of(engine, plan, data.vocab_size, int(os.environ.get("WORLD_SIZE", engine.ranks)), on_cpu)
     for warning in plan.warnings:
         say(f"warning: {warning}")
     spec = {

@@ -30,23 +30,21 @@ class Processes:
     accelerator: "Accelerator | None" = None
 
 
-def check_engine(engine: Engine) -> None:
-    """Raise ConfigError for an engine that this machine cannot run, before anything is read."""
+def check_engine(engine: Engine) -> str:
+    """The kind of device a run is on here, cpu or cuda; ConfigError for an engine that this machine cannot run."""
     if engine.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("engine.device=cuda: torch sees no CUDA device here; take engine.device=cpu or auto")
     if engine.zero:
         from importlib.util import find_spec
 
         if find_spec("deepspeed") is None:
-            raise ConfigError(
-                f"engine.zero={engine.zero}: needs DeepSpeed; pip install 'isotok[deepspeed]', in a checkout pip install -e '.[deepspeed]'"
-            )
+            raise ConfigError(f"engine.zero={engine.zero}: needs DeepSpeed; pip install -e '.[deepspeed]'")
+    return "cpu" if engine.device == "cpu" or not torch.cuda.is_available() else "cuda"
 
 
 def choose_device(engine: Engine) -> torch.device:
     """This process' own device: its GPU among those of the machine, or the CPU."""
-    check_engine(engine)
-    if engine.device == "cpu" or not torch.cuda.is_available():
+    if check_engine(engine) == "cpu":
         return torch.device("cpu")
     here, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if here >= count:

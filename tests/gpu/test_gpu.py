@@ -8,6 +8,7 @@ import torch
 from evaluation import Evaluation, evaluate
 from isotok.files import read_json
 from modeling import Llama
+from tests.scripts.smoke import arguments, isotok
 from tokenization import BPE, encode_corpus, train_tokenizer
 from training import Budget, Engine, Training, pretrain
 
@@ -15,6 +16,20 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: the GPU paths were not run"),
 ]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs here: NCCL paths were not run")
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_gpus_agree_with_one(tiny_files: Path, tmp_path: Path, zero: int, precision: str) -> None:
+    options = [*arguments(tiny_files), f"training.precision={precision}", "engine.micro_rows=1"]
+    scores = []
+    for name, engine in (("one", []), ("two", ["engine.ranks=2", f"engine.zero={zero}"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        made = folder / isotok(folder, "pretrain", *options, *engine).stdout.splitlines()[-1]
+        scores.append(read_json(made / "train.json")["final_train_bpb"])
+    assert scores[1] == pytest.approx(scores[0], rel=0.01 if precision == "bf16" else 1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
