@@ -5,7 +5,8 @@ none, StochasTok at p = 0.1, BPE-dropout at q = 0.1; and for StochasTok on the s
 65,536. Rounds of all cases go in turn and each case goes on where its last round ended; the first round, in which Numba
 loads its kernels, is not counted. Time is the thread's own on the processor, so that other work counts only through
 shared caches. Printed are the median, least and most over the rounds, on real text: the token data given, or else the
-embedded corpus in a vocabulary of 4,096 that is learned first. `sha256` is of all targets: it may not change.
+embedded corpus in a vocabulary of 4,096 that is learned first. `sha256` is of all targets: for the same data
+and rounds it may not change.
 """
 
 import os
