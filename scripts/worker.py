@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isotok.errors import ConfigError
+from isotok.errors import ConfigError, InterruptedRun
 from isotok.files import read_json
 from isotok.recipe import OWN_PACKAGES
 
@@ -34,6 +34,8 @@ def worker_command(arguments: Sequence[str]) -> None:
         run_worker(Path(folders[0]), allow=None if plugins else OWN_PACKAGES)
     except BaseException as error:
         report_error(error)
+        if isinstance(error, InterruptedRun) and os.environ.get("RANK", "0") != "0":
+            raise SystemExit(error.exit_code) from None  # rank 0 says it for all
         raise
     if os.environ.get("RANK", "0") == "0":
         with os.fdopen(stdout, "w") as file:

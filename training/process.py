@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -169,8 +170,19 @@ def ranks_from_slurm() -> None:
         WORLD_SIZE=str(tasks),
         LOCAL_RANK=environment.get("SLURM_LOCALID", "0"),
     )
-    environment.setdefault("MASTER_ADDR", "127.0.0.1" if one_node else first_host(nodes))
+    environment.setdefault("MASTER_ADDR", "127.0.0.1" if one_node else node_address(first_host(nodes)))
     environment.setdefault("MASTER_PORT", str(20_000 + (101 * job + step) % 40_000))
+
+
+def node_address(host: str) -> str:
+    """Where SLURM itself reaches a node, which need not be under its name; the name where SLURM cannot be asked."""
+    try:
+        asked = ["scontrol", "show", "node", host, "--oneliner"]
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return host
+    found = re.search(r"\bNodeAddr=(\S+)", told)
+    return found.group(1) if found else host
 
 
 def first_host(nodes: str) -> str:
