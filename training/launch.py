@@ -45,7 +45,6 @@ class Worker:
     error_file: Path
     code: int | None = None
     record: dict[str, Any] | None = None
-    killed: bool = False
 
     @property
     def failed(self) -> bool:
@@ -87,7 +86,7 @@ def launch(run_dir: Path, engine: "Engine", command: Sequence[str]) -> None:
             raise InterruptedRun(message, name) from None
         finally:
             _kill(workers)
-    _judge(run_dir, ended)
+    judge(run_dir, ended)
     shutil.rmtree(run_dir / "ranks", ignore_errors=True)
     if signals.received:
         raise InterruptedRun(
@@ -133,7 +132,7 @@ def _start(rank: int, command: Sequence[str], environment: dict[str, str], folde
 
 
 def _wait(run_dir: Path, workers: list[Worker], ended: list[Worker], signals: StopSignals) -> None:
-    """Until all have ended; `ended` gets them in the order of their deaths."""
+    """Until all have ended, or GRACE_S after one failed; `ended` gets them in the order of their deaths."""
     passed_on, deadline_s = False, None
     while running := [worker for worker in workers if worker.code is None]:
         for worker in running:
@@ -152,20 +151,17 @@ def _wait(run_dir: Path, workers: list[Worker], ended: list[Worker], signals: St
         if deadline_s is None and any(worker.failed for worker in ended):
             deadline_s = now_s + GRACE_S
         if deadline_s is not None and now_s > deadline_s:
-            _kill(running)
-            if any(worker.process.poll() is None for worker in running):
-                return  # one hangs in a driver, where not even SIGKILL reaches it
+            return  # `launch` kills what is left
         time.sleep(POLL_S)
 
 
 def _kill(workers: list[Worker]) -> None:
     running = [worker for worker in workers if worker.process.poll() is None]
     for worker in running:
-        worker.killed = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(worker.process.pid, signal.SIGKILL)
     for worker in running:
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(subprocess.TimeoutExpired):  # in a driver not even SIGKILL reaches it
             worker.process.wait(GRACE_S)
 
 
@@ -176,9 +172,9 @@ def _read_record(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _judge(run_dir: Path, ended: list[Worker]) -> None:
+def judge(run_dir: Path, ended: list[Worker]) -> None:
     """Raise what the deaths, in their order, say went wrong."""
-    failed = [worker for worker in ended if worker.failed and not worker.killed]
+    failed = [worker for worker in ended if worker.failed]
     stopped = [worker for worker in ended if worker.stopped]
     causes = [worker for worker in failed if not worker.lost_others]
     if causes:

@@ -42,7 +42,19 @@ PLUGIN = """
 
         def documents(self, tally=None):
             here = Path(self.folder)
-            here.joinpath(f"started-{self.does}").write_text(str(os.getpid()))
+            try:
+                here.joinpath(f"started-{self.does}").write_text(str(os.getpid()))
+                self.misbehave(here)
+            except KeyboardInterrupt as stop:
+                if self.does == "stubborn":
+                    time.sleep(600)
+                time.sleep(0.3)  # cleaning up takes its time
+                here.joinpath(f"cleaned-{self.does}").write_text(stop.signal_name)
+                raise
+            for index in range(40):
+                yield Document(f"{index}", f"text {index} " * 20 + self.does, f"{index}", "all")
+
+        def misbehave(self, here):
             if self.does == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.does == "fail":
@@ -59,19 +71,10 @@ PLUGIN = """
                 wait_for(here / "started-long")
                 os.kill(os.getpid(), signal.SIGUSR1)
             if self.does in ("long", "longer", "stubborn", "stopped"):
-                try:
-                    wait_for(here / "go")
-                except KeyboardInterrupt as stop:
-                    if self.does == "stubborn":
-                        time.sleep(600)
-                    time.sleep(0.3)  # cleaning up takes its time
-                    here.joinpath(f"cleaned-{self.does}").write_text(stop.signal_name)
-                    raise
-            for index in range(40):
-                yield Document(f"{index}", f"text {index} " * 20 + self.does, f"{index}", "all")
+                wait_for(here / "go")
 
     def wait_for(path):
-        while not path.exists():
+        while not (path.exists() and (path.name == "go" or path.read_text())):
             time.sleep(0.02)
 """
 
@@ -128,7 +131,9 @@ def parent(place: Path, *targets: str) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
@@ -139,7 +144,8 @@ def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
 
 
 def started(place: Path, *names: str) -> bool:
-    return all((place / f"started-{name}").exists() for name in names)
+    files = [place / f"started-{name}" for name in names]
+    return all(file.exists() and file.read_text() for file in files)
 
 
 def pid_of(place: Path, name: str) -> int:
@@ -237,6 +243,7 @@ def test_a_signal_to_an_idle_process_does_no_harm(place: Path) -> None:
         err = process.communicate(timeout=30)[1]
         assert process.returncode == 0, err
         assert built(place) == {"quick", "long"}
+        assert "Traceback" not in err
 
 
 def test_stages_end_when_their_parent_is_killed(place: Path) -> None:

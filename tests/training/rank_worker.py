@@ -86,6 +86,8 @@ def main() -> int:
     behaviour = sys.argv[4] if len(sys.argv) > 4 else ""
     if behaviour == "slow start":
         time.sleep(1.5)
+    if behaviour == "no start":
+        time.sleep(600)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     with StopSignals(exit_at_once=True) as signals:
         watchdog = Watchdog(run_dir, rank, size, timeout_s)

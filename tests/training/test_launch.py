@@ -16,8 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from isotok.errors import ConfigError, DataError, IsotokError
-from training.launch import launch
+from isotok.errors import ConfigError, DataError, InterruptedRun, IsotokError
+from training.launch import Worker, judge, launch
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from isotok.errors import IsotokError
-from training.launch import launch
+from training.launch import Worker, judge, launch
 try:
     launch(Path(sys.argv[1]), SimpleNamespace(ranks=2, threads=1), [sys.executable, *sys.argv[2:]])
 except IsotokError as error:
@@ -66,7 +66,10 @@ def parent(run_dir: Path, behaviour: str = "", steps: int = 100_000) -> Iterator
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
         until(lambda: not workers_of(run_dir))
 
 
@@ -106,6 +109,26 @@ def test_all_ranks_finish_and_leave_nothing_behind(tmp_path: Path, capfd: pytest
     assert out == "", "what a worker prints must not get among the results"
     assert "printed by a library" in err
     assert "warn" not in err.lower()
+
+
+def ended(rank: int, code: int, **record: object) -> Worker:
+    return Worker(rank, None, Path(), code, record or None)  # type: ignore[arg-type]
+
+
+def test_the_cause_is_told_from_what_it_led_to(tmp_path: Path) -> None:
+    """Whatever the order in which the deaths were seen."""
+    lost = ended(0, 1, **{"class": None, "text": "Connection closed by peer", "communication": True})
+    torn = ended(2, 1, **{"class": "DataError", "text": "torn", "communication": False})
+    saved = ended(0, 75, **{"class": "InterruptedRun", "text": "saved", "signal": "SIGTERM", "communication": False})
+    with pytest.raises(IsotokError, match="rank 1 was killed by SIGKILL"):
+        judge(tmp_path, [lost, ended(1, -9), torn])
+    with pytest.raises(DataError, match="torn"):
+        judge(tmp_path, [lost, torn, ended(1, -9)])
+    with pytest.raises(InterruptedRun, match="saved"):
+        judge(tmp_path, [lost, ended(1, 0), saved])
+    with pytest.raises(IsotokError, match="rank 0 lost the other ranks: Connection closed by peer"):
+        judge(tmp_path, [ended(1, 0), lost])
+    judge(tmp_path, [ended(1, 0), ended(0, 0)])
 
 
 def test_a_thread_can_launch(tmp_path: Path) -> None:
@@ -216,11 +239,11 @@ def test_ranks_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_launcher_killed_while_its_ranks_start(tmp_path: Path) -> None:
-    with parent(tmp_path, "slow start") as process:
-        until(lambda: workers_of(tmp_path))
+    with parent(tmp_path, "no start") as process:
+        until(lambda: len(workers_of(tmp_path)) == 2)
         process.kill()
         process.wait()
-        until(lambda: not workers_of(tmp_path), 3)
+        until(lambda: not workers_of(tmp_path), 5)
 
 
 def test_the_end_comes_before_the_signal(tmp_path: Path) -> None:
