@@ -87,6 +87,7 @@ def main() -> int:
     if behaviour == "slow start":
         time.sleep(1.5)
     if behaviour == "no start":
+        (run_dir / f"asleep-{os.environ['RANK']}").touch()
         time.sleep(600)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     with StopSignals(exit_at_once=True) as signals:

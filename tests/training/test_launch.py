@@ -238,9 +238,10 @@ def test_ranks_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
         until(lambda: not workers_of(tmp_path), 3)
 
 
-def test_a_launcher_killed_while_its_ranks_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_launcher_killed_while_its_ranks_start(at_once: bool, tmp_path: Path) -> None:
     with parent(tmp_path, "no start") as process:
-        until(lambda: len(workers_of(tmp_path)) == 2)
+        until(lambda: len(workers_of(tmp_path) if at_once else list(tmp_path.glob("asleep-*"))) == 2)
         process.kill()
         process.wait()
         until(lambda: not workers_of(tmp_path), 5)
