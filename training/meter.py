@@ -3,22 +3,20 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from isotok.progress import say
+from training.setup import Agreed, Setup, Totals
+from training.streams import Batch
 from training.tracking import bits_per_byte
-
-if TYPE_CHECKING:
-    from training.loop import Agreed, Setup, Totals
-    from training.streams import Batch
 
 
 class NotFinite(Exception):
     """The loss, or the gradient's norm, of a step is not finite."""
 
-    def __init__(self, step: int, nats: float, norm: float | None, batch: "Batch") -> None:
+    def __init__(self, step: int, nats: float, norm: float | None, batch: Batch) -> None:
         self.step, self.batch = step, batch
         self.what = f"loss {nats} nats" + ("" if norm is None else f", gradient norm {norm}")
         super().__init__(self.what)
@@ -31,7 +29,7 @@ class Pending:
     row: dict[str, Any]
     nats: float
     norm: torch.Tensor
-    batch: "Batch"
+    batch: Batch
 
 
 class Meter:
@@ -41,7 +39,7 @@ class Meter:
     device. It is checked before anything is updated or saved on top of it.
     """
 
-    def __init__(self, setup: "Setup", totals: "Totals") -> None:
+    def __init__(self, setup: Setup, totals: Totals) -> None:
         self.setup, self.totals = setup, totals
         self.pending: Pending | None = None
         self.eager = setup.engine.device.type == "cpu"
@@ -53,9 +51,7 @@ class Meter:
         self.tokens = self.bytes = self.steps = 0
         self.nats = self.waited_s = self.busy_s = 0.0
 
-    def add(
-        self, batch: "Batch", agreed: "Agreed", norm: torch.Tensor, lr: float, waited_s: float, took_s: float
-    ) -> None:
+    def add(self, batch: Batch, agreed: Agreed, norm: torch.Tensor, lr: float, waited_s: float, took_s: float) -> None:
         totals, plan = self.totals, self.setup.plan
         flops = totals.step * plan.flops_per_step
         row = {"step": totals.step, "tokens": totals.tokens, "bytes": totals.bytes, "flops": flops, "lr": lr}

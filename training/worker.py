@@ -27,11 +27,12 @@ from training.budget import Plan
 from training.checkpoint import Checkpoint, check_made_for, load_newest, open_checkpoint
 from training.engines import prepare
 from training.export import export_model
-from training.loop import Setup, Totals, Validate, train
+from training.loop import train
 from training.process_group import Processes, started
 from training.recipes import Engine, Training
 from training.rehearsal import rehearse, rows_of_rank
 from training.schedule import validation_steps
+from training.setup import Setup, Totals, Validate
 from training.signals import StopSignals
 from training.streams import RowStreams, unique_bytes
 from training.tracking import Tracker, bits_per_byte, read_metrics

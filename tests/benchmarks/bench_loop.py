@@ -32,10 +32,11 @@ from tokenization import StochasTok, TokenData
 from tokenization.tokenizer import load_tokenizer
 from training.budget import Budget, plan_run
 from training.engines import prepare
-from training.loop import Setup, Totals, finish_writing, train
+from training.loop import finish_writing, train
 from training.optim import adamw, seed_moments
 from training.recipes import Engine, Training
 from training.rehearsal import rehearse
+from training.setup import Setup, Totals
 from training.signals import StopSignals
 from training.streams import RowStreams
 from training.tracking import Tracker

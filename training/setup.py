@@ -1,0 +1,66 @@
+"""What the loop works with, how far it is, and what its ranks agree on at each step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from isotok.ranks import Ranks
+from training.budget import Plan
+from training.engines import TrainingEngine
+from training.recipes import Training
+from training.signals import StopSignals
+from training.streams import RowStreams
+from training.tracking import Tracker
+from training.watchdog import Watchdog
+from training.writer import CheckpointWriter
+
+Validate = Callable[[Any], float]
+"""model → bits per byte of held-out text. With several ranks each calls it with the same text: forward passes of ZeRO 3
+need all of them."""
+
+
+@dataclass
+class Totals:
+    """How far a run is: what a checkpoint keeps beside tensors. Seconds add up over resumes."""
+
+    step: int = 0
+    tokens: int = 0
+    bytes: int = 0
+    train_s: float = 0.0
+    data_wait_s: float = 0.0
+
+
+@dataclass
+class Setup:
+    """What the loop works with; see `training.worker` for how it comes together.
+
+    streams: the rows of this rank. tracker: on rank 0. validated: steps whose validation is written. record: what a
+    checkpoint says of its run besides.
+    """
+
+    run_dir: Path
+    seed: int
+    plan: Plan
+    training: Training
+    engine: TrainingEngine
+    micro_rows: int
+    streams: RowStreams
+    tracker: Tracker | None
+    writer: CheckpointWriter
+    signals: StopSignals
+    watchdog: Watchdog
+    validate: Validate | None
+    ranks: Ranks = field(default_factory=Ranks)
+    native: bool = False
+    validated: set[int] = field(default_factory=set)
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+class Agreed(NamedTuple):
+    """What all ranks know of a step before its last backward pass: sums over them, and what they must do together."""
+
+    nats: float
+    bytes: int
+    signal: str | None
+    write_failed: bool
