@@ -75,7 +75,7 @@ def prepare_run(
     from tokenization import TokenData, load_tokenizer
     from training.process_group import check_engine
     from training.rehearsal import micro_rows_of
-    from training.worker import write_run
+    from training.run_file import write_run
 
     on_cpu = check_engine(engine) == "cpu"
     data, loaded = TokenData.open(tokens, "train"), load_tokenizer(tokenizer)

@@ -1,12 +1,7 @@
 """Training proper: reads RUN_DIR/run.json, writes only into RUN_DIR, and resumes what it finds there."""
 
 import contextlib
-import hashlib
-import json
 import os
-import resource
-import sys
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,35 +10,33 @@ import numpy as np
 import torch
 
 from isotok.errors import ConfigError, DataError, IsotokError
-from isotok.files import hash_key, lock, read_json, sha256_file, write_json, write_text
+from isotok.files import hash_key, lock, read_json, write_json
 from isotok.progress import say, silence
 from isotok.ranks import Ranks
-from isotok.recipe import OWN_PACKAGES, build, impl_fields
-from modeling.flops import forward_flops_per_token, inference_flops_per_byte
-from modeling.init import build_model, count_parameters
+from isotok.recipe import OWN_PACKAGES, build
+from modeling.flops import inference_flops_per_byte
+from modeling.init import build_model
 from tokenization.encode import TokenData
 from tokenization.tokenizer import load_tokenizer
-from training.budget import Plan
 from training.checkpoint import Checkpoint, check_made_for, load_newest, open_checkpoint
 from training.engines import prepare
 from training.export import export_model
+from training.figures import loss_figures, parameter_figures, timing_figures, weights_sha256
 from training.loop import train
 from training.process_group import Processes, started
 from training.recipes import Engine, Training
 from training.rehearsal import rehearse, rows_of_rank
+from training.run_file import made_for, plan_from
 from training.schedule import validation_steps
 from training.setup import Setup, Totals, Validate
 from training.signals import StopSignals
 from training.streams import RowStreams, unique_bytes
-from training.tracking import Tracker, bits_per_byte, read_metrics
+from training.tracking import Tracker, read_metrics
 from training.watchdog import Watchdog
 from training.writer import CheckpointWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-TAIL = 0.05
-"""final_train_bpb is taken over this share of the steps, at the end."""
 
 
 def run(
@@ -104,8 +97,8 @@ def _run(
     n_rows = rows_of_rank(plan, ranks.size)
     config = build(spec["model"], "model", allow=allow).config(data.vocab_size, plan.context_tokens, data.eos_id)
     engine = prepare(build_model(config, seed), training, recipe, processes)
-    made_for = _made_for(spec)
-    checkpoint = _newest(run_dir / "checkpoints", made_for, engine.layout, ranks)
+    wanted = made_for(spec)
+    checkpoint = _newest(run_dir / "checkpoints", wanted, engine.layout, ranks)
     totals = Totals()
     if checkpoint is not None:
         totals = Totals(**{field.name: checkpoint.state[field.name] for field in fields(Totals)})
@@ -142,7 +135,7 @@ def _run(
             ranks=ranks,
             native=recipe.checkpoint == "native",
             validated=ranks.broadcast(tracker.validated if tracker else None),
-            record={"wandb_id": wandb_id, "made_for": made_for},
+            record={"wandb_id": wandb_id, "made_for": wanted},
         )
         state = train(setup, totals)
         return _finish(setup, totals, state, spec, config)
@@ -175,7 +168,7 @@ def _finish(
             "passes": plan.passes,
             "warmup_share": plan.warmup_steps / plan.steps,
             "targets_per_update": plan.rows * plan.context_tokens,
-            "parameters": _parameters(config, plan.context_tokens),
+            "parameters": parameter_figures(config, plan.context_tokens),
             "lr": setup.training.lr,
             "inference_flops_per_byte": inference_flops_per_byte(config, plan.context_tokens, bytes_per_token),
             "weights_sha256": weights_sha256(weights),
@@ -185,13 +178,13 @@ def _finish(
                 validation_steps(setup.training, plan.stop_step),
             ),
         }
-        write_json(run_dir / "timing.json", _timing(totals, plan, setup.engine.device, ranks.size))
+        write_json(run_dir / "timing.json", timing_figures(totals, plan, setup.engine.device, ranks.size))
         write_json(run_dir / "train.json", figures)
     ranks.barrier()
     return read_json(run_dir / "train.json")
 
 
-def _newest(folder: Path, made_for: dict[str, Any], layout: dict[str, int], ranks: Ranks) -> Checkpoint | None:
+def _newest(folder: Path, wanted: dict[str, Any], layout: dict[str, int], ranks: Ranks) -> Checkpoint | None:
     """The newest valid checkpoint; rank 0 looks for it and reads it through, the others trust it.
 
     Raises ConfigError for one of another model, tokenizer, data or batch, and for a native one of another layout.
@@ -202,7 +195,7 @@ def _newest(folder: Path, made_for: dict[str, Any], layout: dict[str, int], rank
         try:
             found = load_newest(folder)
             if found is not None:
-                check_made_for(found, made_for)
+                check_made_for(found, wanted)
                 if found.native and found.state["layout"] != layout:
                     raise ConfigError(_other_layout(found, layout))
                 path = found.path
@@ -224,103 +217,5 @@ def _other_layout(checkpoint: Checkpoint, layout: dict[str, int]) -> str:
     )
 
 
-def _made_for(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint must agree with to be gone on from."""
-    same = {key: spec[key] for key in ("model", "transform", "seed")}
-    batch = {"rows": spec["budget"]["rows"], "context_tokens": spec["plan"]["context_tokens"]}
-    tokenizer = sha256_file(Path(spec["tokenizer"]) / "tokenizer.json")[:16]
-    return {**same, "batch": batch, "tokenizer": tokenizer, "tokens": Path(spec["tokens"]).name}
-
-
 def _say_waiting(owner: dict[str, Any]) -> None:
     say(f"waiting for process {owner.get('pid')} on {owner.get('host')}, which trains in this folder")
-
-
-def plan_from(data: Mapping[str, Any]) -> Plan:
-    """A Plan read back from run.json."""
-    try:
-        return Plan(**{**data, "warnings": tuple(data["warnings"])})
-    except (TypeError, KeyError) as error:
-        raise DataError(f"run.json: plan: {error}; remove the run's folder and start again") from None
-
-
-def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:
-    """sha256 over names and raw bytes, in the order of names."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def loss_figures(metrics: list[dict[str, Any]], stop_step: int, validations: list[int]) -> dict[str, Any]:
-    """final_train_bpb, final_validation_bpb, and whether the loss still fell over the last half and quarter."""
-    steps = [row for row in metrics if "train_nats" in row]
-    scores = {row["step"]: row["validation_bpb"] for row in metrics if "validation_bpb" in row}
-
-    def mean(first: float, last: float) -> float | None:
-        part = [row for row in steps if first * stop_step < row["step"] <= last * stop_step]
-        return bits_per_byte(sum(row["train_nats"] for row in part), sum(row["train_bytes"] for row in part))
-
-    third, fourth = mean(0.5, 0.75), mean(0.75, 1.0)
-    at_75 = min(validations[:-1], key=lambda step: abs(step - 0.75 * stop_step), default=None)
-    before, end = scores.get(at_75) if at_75 else None, scores.get(stop_step)
-    return {
-        "final_train_bpb": mean(1 - TAIL, 1.0),
-        "final_validation_bpb": end,
-        "loss_falling": {
-            "train": None if third is None or fourth is None else fourth < third,
-            "train_bpb_third_quarter": third,
-            "train_bpb_last_quarter": fourth,
-            "validation": None if before is None or end is None else end < before,
-            "validation_bpb_at_75": before,
-            "validation_bpb_end": end,
-        },
-    }
-
-
-def _parameters(config: "PreTrainedConfig", context_tokens: int) -> dict[str, Any]:
-    parameters = count_parameters(config)
-    flops = forward_flops_per_token(config, context_tokens)
-    return {
-        "total": parameters.total,
-        "body": parameters.body,
-        "embedding": parameters.embedding,
-        "head_share": flops["head"] / sum(flops.values()),
-    }
-
-
-def _timing(totals: Totals, plan: Plan, device: torch.device, ranks: int) -> dict[str, Any]:
-    """Seconds in steps only: start-up, validation and checkpoints are left out. Memory is rank 0's."""
-    train_s = max(totals.train_s, 1e-9)
-    if device.type == "cuda":
-        peak_bytes = torch.cuda.max_memory_allocated(device)
-    else:
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {
-        "wall_s": totals.train_s,
-        "tokens_per_s": totals.tokens / train_s,
-        "bytes_per_s": totals.bytes / train_s,
-        "flops_per_s": plan.flops / train_s,
-        "data_wait_share": totals.data_wait_s / train_s,
-        "peak_memory_mb": peak_bytes / 1e6,
-        "device": str(device),
-        "ranks": ranks,
-    }
-
-
-def write_run(run_dir: Path, spec: Mapping[str, Any]) -> None:
-    """Write run.json, or check that the one that is there asks for the same result."""
-    path = run_dir / "run.json"
-    if path.exists() and _result_keys(read_json(path)) != _result_keys(json.loads(json.dumps(spec))):
-        raise ConfigError(f"{run_dir}: holds another run (its run.json differs); take another folder or remove it")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(spec, indent=2, sort_keys=True) + "\n")
-
-
-def _result_keys(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """run.json without what changes only speed, and without where the inputs lie: their names hold their keys."""
-    speed = impl_fields(Training)
-    training = {key: value for key, value in spec["training"].items() if key not in speed}
-    inputs = {key: Path(spec[key]).name for key in ("tokens", "tokenizer", "corpus") if key in spec}
-    return {**spec, **inputs, "training": training, "engine": None}

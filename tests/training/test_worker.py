@@ -18,8 +18,8 @@ from tokenization import StochasTok, TokenData
 from training import Budget, Engine, Training, loop, pretrain
 from training.checkpoint import load_newest, steps_saved
 from training.engines import prepare
+from training.figures import loss_figures, weights_sha256
 from training.tracking import bits_per_byte, read_metrics
-from training.worker import loss_figures, weights_sha256
 
 MODEL = Llama(hidden_size=32, layers=2, heads=2, mlp_size=64)
 STEPS = 24
