@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from isotok.errors import InterruptedRun, IsotokError
 from training.process import ERROR_FILE, LAUNCHER_PID, recorded_error
 from training.signals import StopSignals
+from training.watchdog import DONE, read_report
 from training.watchdog import EXIT_CODE as WATCHDOG_EXIT_CODE
-from training.watchdog import read_report
 
 if TYPE_CHECKING:
     from training.recipes import Engine
@@ -191,7 +191,9 @@ def _error(run_dir: Path, worker: Worker) -> IsotokError:
     if own is not None and worker.code != WATCHDOG_EXIT_CODE:
         return own
     report = read_report(run_dir, rank)
-    seen = f"last seen at step {report.step} in {report.phase}" if report is not None else "never heard of"
+    seen = "never heard of" if report is None else f"last seen at step {report.step}"
+    if report is not None and report.phase != DONE:  # written as it left, whatever the reason
+        seen += f" in {report.phase}"
     if own is not None:
         return IsotokError(f"{run_dir}: {own}; {_kept(run_dir)}")
     if record is not None:
