@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isotok.errors import ConfigError, InterruptedRun
+from isotok.errors import ConfigError, InterruptedRun, IsotokError
 from isotok.files import read_json
 from isotok.recipe import OWN_PACKAGES
 
@@ -21,7 +21,7 @@ def worker_command(arguments: Sequence[str]) -> None:
     what is not isotok's.
     """
     from scripts.compose import add_plugins
-    from training.process import die_with_parent, report_error, stdout_to_stderr
+    from training.process import die_with_parent, is_communication_error, report_error, stdout_to_stderr
 
     die_with_parent()
     folders = [argument for argument in arguments if not argument.startswith("plugins=")]
@@ -36,6 +36,8 @@ def worker_command(arguments: Sequence[str]) -> None:
         report_error(error)
         if isinstance(error, InterruptedRun) and os.environ.get("RANK", "0") != "0":
             raise SystemExit(error.exit_code) from None  # rank 0 says it for all
+        if is_communication_error(error):  # where torch was then is no news: another rank has ended, and says why
+            raise IsotokError(f"rank {os.environ.get('RANK', '0')} lost the others: {_one_line(error)}") from error
         raise
     if os.environ.get("RANK", "0") == "0":
         with os.fdopen(stdout, "w") as file:
@@ -80,6 +82,10 @@ def run_worker(run_dir: Path, *, allow: tuple[str, ...] | None = OWN_PACKAGES) -
         missing -= document.n_bytes
     validator = Validator(load_tokenizer(Path(spec["tokenizer"])), texts, spec["budget"]["context_bytes"])
     return run(run_dir, validator, allow=allow)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _plugins(arguments: Sequence[str]) -> list[str]:
