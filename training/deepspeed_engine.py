@@ -6,8 +6,6 @@ they are used in this file only, and the tests of all pairs of engines watch ove
 """
 
 import math
-import os
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,46 +13,13 @@ import torch
 
 from isotok.errors import DataError
 from training.checkpoint import Checkpoint
-from training.engines import MOMENTS, Tensors, check_names, copied
 from training.optim import adamw, seed_moments
 from training.process_group import Processes
 from training.recipes import Engine, Training
+from training.seam import MOMENTS, Tensors, check_names, copied
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-WHOLE_BELOW = 100_000
-"""ZeRO 3 keeps parameters smaller than this whole on every rank."""
-
-
-def deepspeed_config(engine: Engine, training: Training, device: torch.device) -> dict[str, Any]:
-    """DeepSpeed's own config. Where a step ends is said by the loop, so accumulation counts as one here."""
-    return {
-        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed wants a number; the loop cuts the rows
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": training.clip,
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": training.precision == "bf16"},
-        "zero_optimization": {
-            "stage": engine.zero,
-            "overlap_comm": device.type == "cuda",
-            "stage3_param_persistence_threshold": WHOLE_BELOW,
-        },
-        "steps_per_print": 2**31,
-    }
-
-
-def without_compiling() -> None:
-    """Leave out a C++ helper that DeepSpeed builds on a CPU at first start and training never calls.
-
-    The build takes half a minute and a compiler, and a process killed in it leaves a lock that later starts wait for.
-    """
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # Its calls of torch.distributed go by names that torch is about to drop.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    import deepspeed
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 class DeepSpeedEngine:

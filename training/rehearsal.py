@@ -4,9 +4,9 @@ import torch
 
 from isotok.errors import ConfigError, IsotokError
 from training.budget import Plan
-from training.engines import TrainingEngine
 from training.loop import losses
 from training.recipes import Engine, Training
+from training.seam import TrainingEngine
 
 CPU_LOGITS_BYTES = 1 << 28
 

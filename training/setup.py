@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from isotok.ranks import Ranks
 from training.budget import Plan
-from training.engines import TrainingEngine
 from training.recipes import Training
+from training.seam import TrainingEngine
 from training.signals import StopSignals
 from training.streams import RowStreams
 from training.tracking import Tracker
