@@ -108,12 +108,12 @@ def _space_error(error: OSError, path: Path) -> Exception:
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, poll_s: float = 0.5, on_wait: Any = None) -> Iterator[None]:
+def lock(path: Path, *, poll_s: float = 0.5, on_wait: Any = None, on_poll: Any = None) -> Iterator[None]:
     """Hold `path` as a lock file: created exclusively, heartbeat by mtime, no fcntl (NFS).
 
     It holds host, pid and job. A lock is stale, and is taken over, when its process is gone (same host) or its
     heartbeat is older than LOCK_STALE_S (any host: the pid may be another process by now). `on_wait(owner)` is called
-    once before waiting.
+    once before waiting, `on_poll()` each time before looking again; it may raise.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID", "")}
@@ -129,13 +129,19 @@ def lock(path: Path, *, poll_s: float = 0.5, on_wait: Any = None) -> Iterator[No
             if not waited and on_wait is not None:
                 on_wait(_read_owner(path))
             waited = True
+            if on_poll is not None:
+                on_poll()
             time.sleep(poll_s)
         except OSError as error:
             raise IsotokError(
                 f"{path}: cannot write here ({error.strerror}); set store=PATH to another folder"
             ) from None
-    with os.fdopen(fd, "w") as file:
-        json.dump(owner, file)
+    try:
+        with os.fdopen(fd, "w") as file:
+            json.dump(owner, file)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # others would wait for an owner that says nothing
+        raise _space_error(error, path) from error
     stop = threading.Event()
 
     def beat() -> None:

@@ -108,6 +108,12 @@ def steps_saved(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+def what_is_kept(folder: Path) -> str:
+    """For messages about a run that stops: `the checkpoint of step 400 is kept`, or that there is none."""
+    steps = steps_saved(folder)
+    return f"the checkpoint of step {steps[-1]} is kept" if steps else "there is no checkpoint yet"
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint that `verify` or `load_newest` found valid, maybe on another rank; DataError without state.json."""
     record = read_json(path / "state.json")

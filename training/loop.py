@@ -17,9 +17,9 @@ from isotok.errors import DataError, InterruptedRun, IsotokError
 from isotok.keyed import keyed_int
 from isotok.progress import say
 from training.checkpoint import KINDS, steps_saved
-from training.engines import TrainingEngine
 from training.meter import Meter, NotFinite
 from training.schedule import learning_rate, validation_steps
+from training.seam import TrainingEngine
 from training.setup import Agreed, Setup, Totals
 from training.signals import SIGNALS
 from training.streams import Batch, Prefetch, units_between
@@ -112,7 +112,8 @@ def agree(setup: Setup, nats: float, n_bytes: int) -> Agreed:
     """One exchange a step: the loss, the bytes read, and whether a rank was told to stop or could not write."""
     received = setup.signals.received
     flags = [float(received == number.name) for number in SIGNALS]
-    sums = setup.ranks.sum([nats, float(n_bytes), float(setup.writer.failed), *flags])
+    write_failed = setup.writer.failed or (setup.tracker is not None and setup.tracker.failed)
+    sums = setup.ranks.sum([nats, float(n_bytes), float(write_failed), *flags])
     told = [number.name for number, flag in zip(SIGNALS, sums[3:], strict=True) if flag]
     return Agreed(sums[0], int(sums[1]), told[0] if told else None, sums[2] > 0)
 
@@ -181,6 +182,9 @@ def finish_writing(setup: Setup) -> None:
     setup.watchdog.enter("save", setup.plan.stop_step)
     problem: str | None = None
     try:
+        setup.writer.settle()  # so that what is kept is known
+        if setup.tracker is not None:
+            setup.tracker.check()
         setup.writer.wait()
     except (IsotokError, OSError) as error:
         problem = str(error)

@@ -86,6 +86,10 @@ def _accelerator(
     from accelerate import Accelerator, DeepSpeedPlugin
     from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 
+    # `accelerate launch`, from its flags or a config file in the home folder, says precision, compiling and sharding in
+    # the environment, and Accelerator obeys; here they are what the recipes say.
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
     waiting = InitProcessGroupKwargs(timeout=timeout)
     if not engine.zero:
         ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
@@ -93,7 +97,7 @@ def _accelerator(
         return Accelerator(cpu=on_cpu, gradient_accumulation_steps=1, kwargs_handlers=[waiting, ddp])
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    from training.deepspeed_engine import deepspeed_config, without_compiling
+    from training.deepspeed_setup import deepspeed_config, without_compiling
 
     if device.type == "cpu":
         if torch.cuda.is_available():

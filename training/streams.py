@@ -22,6 +22,8 @@ import numpy as np
 from isotok.errors import ConfigError, DataError
 from isotok.keyed import permuted
 
+_JOIN_S = 1.0
+
 
 class UnitData(Protocol):
     """What row streams need of token data; see `tokenization.encode.TokenData`."""
@@ -193,7 +195,8 @@ class Prefetch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
-        self._thread.join()
+        # The thread may hang in a transform: that must not keep an error, or a second stop signal, from ending the run.
+        self._thread.join(None if kind is None else _JOIN_S)
 
     def next(self) -> Batch:
         item = self._queue.get()

@@ -9,19 +9,26 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
+from isotok.errors import IsotokError
 from isotok.files import canonical_json, write_text
 from isotok.progress import say
+from training.checkpoint import what_is_kept
+from training.writer import is_full
 
 WandbMode = Literal["offline", "online", "disabled"]
 
 
 class Tracker:
-    """Opens the files of a run at a step. `validated`: the steps whose validation is already written."""
+    """Opens the files of a run at a step. `validated`: the steps whose validation is already written.
+
+    Errors of writing, a full disk say, come out of `check` and `sync` alone: on one rank of several, an exception in
+    `write` would leave the others in a collective. After one nothing more is written.
+    """
 
     def __init__(self, run_dir: Path, step: int, wandb_mode: WandbMode, wandb_id: str, label: str) -> None:
-        self._metrics_path = run_dir / "metrics.jsonl"
+        self._run_dir, self._metrics_path = run_dir, run_dir / "metrics.jsonl"
         rows = [row for row in read_metrics(self._metrics_path) if row["step"] <= step]
         write_text(self._metrics_path, "".join(canonical_json(row) + "\n" for row in rows))
         written = sum("train_nats" in row for row in rows)
@@ -30,12 +37,12 @@ class Tracker:
         self.validated = {row["step"] for row in rows if "validation_bpb" in row}
         self._metrics = open(self._metrics_path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
         self._timing = open(run_dir / "timing.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        self._error: tuple[str, OSError] | None = None
         self._wandb = _start_wandb(run_dir, wandb_mode, wandb_id, label)
 
     def write(self, row: dict[str, Any]) -> None:
         """One metrics line."""
-        self._metrics.write(canonical_json(row) + "\n")
-        self._metrics.flush()
+        self._append(self._metrics, row)
         if self._wandb is not None:
             try:
                 self._wandb.log({key: value for key, value in row.items() if key != "step"}, step=row["step"])
@@ -44,19 +51,47 @@ class Tracker:
                 self._wandb = None
 
     def write_timing(self, row: dict[str, Any]) -> None:
-        self._timing.write(canonical_json(row) + "\n")
-        self._timing.flush()
+        self._append(self._timing, row)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a line could not be written, and `check` would raise."""
+        return self._error is not None
+
+    def check(self) -> None:
+        """Raise an IsotokError that names the file that could not be written and the checkpoint that is kept."""
+        if self._error is not None:
+            name, error = self._error
+            reason = "no space left on the disk" if is_full(error) else error.strerror
+            kept = what_is_kept(self._run_dir / "checkpoints")
+            raise IsotokError(
+                f"{name}: cannot be written ({reason}); {kept}. Free some space and run the same command"
+            ) from error
 
     def sync(self) -> None:
-        """Metrics on disk: call before a checkpoint."""
-        os.fsync(self._metrics.fileno())
+        """Metrics on disk: call before a checkpoint. Raises what `check` does."""
+        try:
+            os.fsync(self._metrics.fileno())
+        except OSError as error:
+            self._error = self._error or (self._metrics.name, error)
+        self.check()
 
     def close(self) -> None:
-        self._metrics.close()
-        self._timing.close()
+        for file in (self._metrics, self._timing):
+            with contextlib.suppress(OSError):  # it tries the line that failed once more
+                file.close()
         if self._wandb is not None:
             with contextlib.suppress(Exception):
                 self._wandb.finish(quiet=True)
+
+    def _append(self, file: TextIO, row: dict[str, Any]) -> None:
+        if self._error is not None:
+            return
+        try:
+            file.write(canonical_json(row) + "\n")
+            file.flush()
+        except OSError as error:
+            self._error = (file.name, error)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

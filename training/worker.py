@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from isotok.errors import ConfigError, DataError, IsotokError
+from isotok.errors import ConfigError, DataError, InterruptedRun, IsotokError
 from isotok.files import hash_key, lock, read_json, write_json
 from isotok.progress import say, silence
 from isotok.ranks import Ranks
@@ -68,10 +68,7 @@ def run(
         if ranks.size != engine.ranks:
             say(f"{ranks.size} rank(s) were started, which wins over engine.ranks={engine.ranks}")
         watchdog = stack.enter_context(contextlib.closing(Watchdog(run_dir, ranks.rank, ranks.size, engine.timeout_s)))
-        if ranks.rank == 0:
-            # Another job may still be in this folder, or have been moved to another machine.
-            stack.enter_context(lock(run_dir / ".worker.lock", on_wait=_say_waiting))
-        ranks.barrier()
+        _take_folder(run_dir, ranks, signals, watchdog, stack)
         return _run(run_dir, spec, validate, training, engine, processes, signals, watchdog, allow)
 
 
@@ -215,6 +212,33 @@ def _other_layout(checkpoint: Checkpoint, layout: dict[str, int]) -> str:
         f"{checkpoint.path}: a native checkpoint of {theirs}, this is {ours}; go on as before, and with "
         "engine.checkpoint=gathered the next one can be read by any engine"
     )
+
+
+def _take_folder(
+    run_dir: Path, ranks: Ranks, signals: StopSignals, watchdog: Watchdog, stack: contextlib.ExitStack
+) -> None:
+    """Hold the folder, on rank 0, once no other job trains in it; the others wait with it, for as long as it takes.
+
+    Another job may still be there, or have been moved to another machine. A stop signal ends the waiting.
+    """
+
+    def wait() -> None:
+        told = signals.received
+        ranks.broadcast((False, told))
+        _still_waiting(run_dir, told, watchdog)
+
+    if ranks.rank == 0:
+        stack.enter_context(lock(run_dir / ".worker.lock", on_wait=_say_waiting, on_poll=wait))
+        ranks.broadcast((True, None))
+        return
+    while not (news := ranks.broadcast(None))[0]:
+        _still_waiting(run_dir, news[1], watchdog)
+
+
+def _still_waiting(run_dir: Path, told: str | None, watchdog: Watchdog) -> None:
+    watchdog.enter("wait", 0)
+    if told is not None:
+        raise InterruptedRun(f"{run_dir}: stopped by {told} while another job trains in it; nothing was begun", told)
 
 
 def _say_waiting(owner: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from isotok.errors import IsotokError
 from isotok.files import check_free_space, fsync_path, hash_key, publish_dir, read_json, sha256_file, write_json
 from isotok.progress import say
-from training.checkpoint import BEST_FILE, shard_name, step_folder, steps_saved
+from training.checkpoint import BEST_FILE, shard_name, step_folder, steps_saved, what_is_kept
 
 if TYPE_CHECKING:
     from isotok.ranks import Ranks
@@ -59,7 +59,7 @@ class CheckpointWriter:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            check_free_space(self.folder, _HEADROOM * sum(map(_size_bytes, tensors.values())), "a checkpoint")
+            _check_space(self.folder, sum(map(_size_bytes, tensors.values())))
         except (OSError, IsotokError) as error:
             self._error = error
             return
@@ -203,7 +203,7 @@ def save_native(
         if final.exists():
             return False
         folder.mkdir(parents=True, exist_ok=True)
-        check_free_space(folder, _HEADROOM * sum(sizes or []), "a checkpoint")
+        _check_space(folder, sum(sizes or []))
         shutil.rmtree(temp, ignore_errors=True)
         temp.mkdir()
         return True
@@ -280,12 +280,17 @@ def _size_bytes(named: Mapping[str, torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in named.values())
 
 
+def _check_space(folder: Path, size_bytes: int) -> None:
+    try:
+        check_free_space(folder, _HEADROOM * size_bytes, "a checkpoint")
+    except IsotokError as error:
+        raise IsotokError(f"{error}; {what_is_kept(folder)}") from None
+
+
 def _no_space(folder: Path, step: int) -> str:
-    kept = steps_saved(folder)
     return (
-        f"{folder}: no space left on the disk for the checkpoint of step {step}; "
-        + (f"that of step {kept[-1]} is kept. " if kept else "there is none before it. ")
-        + "Free some and run the same command, or set store=PATH to another disk"
+        f"{folder}: no space left on the disk for the checkpoint of step {step}; {what_is_kept(folder)}. "
+        "Free some and run the same command, or set store=PATH to another disk"
     )
 
 
