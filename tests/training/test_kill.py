@@ -1,60 +1,49 @@
-"""kill -9 of a real process, in the middle of training, and the same command again."""
+"""kill -9 of real processes, in the middle of training, and the same command again. `make soak` does many more."""
 
 import os
+import random
+import re
 import signal
-import subprocess
-import sys
-import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from isotok.files import read_json
-from training.tracking import read_metrics
+from tests.training.whole_runs import DDP, finish, gone, landed, prepare, same_bits, started, wait_for
 
-STEPS = 60
-SCRIPT = f"""
-import sys
-from pathlib import Path
-from modeling import Llama
-from training import Budget, Engine, Training, pretrain
-
-pretrain(
-    model=Llama(hidden_size=64, layers=2, heads=2, mlp_size=128),
-    tokens=Path(sys.argv[1]), tokenizer=Path(sys.argv[2]), out=Path(sys.argv[3]),
-    budget=Budget(amount={STEPS}, unit="steps", context_bytes=256, rows=8, max_epochs=9),
-    training=Training(save_every_steps=7, wandb="disabled"), engine=Engine(device="cpu"),
-)
-"""
+pytestmark = pytest.mark.slow
 
 
-def start(artefacts: dict[str, Path], out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", SCRIPT, artefacts["tokens"], artefacts["tokenizer"], out]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
-
-
-def last_step(out: Path) -> int:
-    rows = read_metrics(out / "metrics.jsonl")
-    return rows[-1]["step"] if rows else 0
-
-
-@pytest.mark.slow
 def test_kill_and_resume_gives_the_same_bits(artefacts: dict[str, Path], tmp_path: Path) -> None:
-    assert start(artefacts, tmp_path / "whole").wait(120) == 0
-    out = tmp_path / "killed"
-    for kill_from in (4, 16, 37):
-        process = start(artefacts, out)
-        deadline = time.monotonic() + 60
-        # Wait for a line that the worker wrote, so that the kill lands in training and not in start-up.
-        while last_step(out) < kill_from:
-            assert process.poll() is None, "ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(30) == -signal.SIGKILL
-        assert kill_from <= last_step(out) < STEPS, "the kill landed in the middle of the run"
-        assert not (out / "train.json").exists()
-    assert start(artefacts, out).wait(120) == 0
-    for name in ("train.json", "metrics.jsonl", "model/model.safetensors"):
-        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    assert read_json(out / "train.json")["steps"] == STEPS
+    whole, cut = (prepare(artefacts, tmp_path / name) for name in ("whole", "cut"))
+    finish(whole)
+    moments = random.Random(7)
+    counts: Counter[str] = Counter()
+    for kind in ("save", "wait", "validate", "random", "save", "random"):
+        with started(cut, SLOW_DATA="1") as run:
+            wait_for(run, kind, moments)
+            run.signal(signal.SIGKILL)
+            assert run.wait() == -signal.SIGKILL, "the kill landed in a run"
+            counts.update(landed(run))
+        assert not (cut / "train.json").exists()
+    assert counts["save"] >= 1 and counts["wait"] >= 1 and counts["validate"] >= 1, counts
+    assert "resuming from step" in finish(cut)
+    same_bits(cut, whole)
+
+
+def test_a_killed_launcher_or_rank_of_two(artefacts: dict[str, Path], tmp_path: Path) -> None:
+    whole, cut = (prepare(artefacts, tmp_path / name, DDP, steps=40) for name in ("whole", "cut"))
+    finish(whole, ranks=True)
+    with started(cut, ranks=True) as run:
+        run.until(lambda: run.noted("save", "begin") == 2)
+        run.signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL
+        for pid in run.ranks().values():
+            gone(pid)
+    with started(cut, ranks=True) as run:
+        run.until(lambda: run.noted("save", "end") == 2)
+        os.kill(run.ranks()[1], signal.SIGKILL)
+        assert run.wait() == 1
+        assert re.search(r"rank 1 was killed by SIGKILL.*the checkpoint of step \d+ is kept", run.said())
+    assert "resuming from step" in finish(cut, ranks=True)
+    same_bits(cut, whole)

@@ -1,10 +1,12 @@
 """Metrics files, wandb that may fail."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 
+from isotok.errors import IsotokError
 from training.tracking import Tracker, bits_per_byte, read_metrics
 
 
@@ -32,6 +34,30 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path, torn: str) -> No
 def test_missing_steps_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Tracker(tmp_path, 5, "disabled", "id", "label").close()
     assert "holds 0 of the 5 steps" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, Linux's file that takes nothing")
+@pytest.mark.parametrize("name", ["metrics", "timing"])
+def test_a_full_disk_is_named_when_asked(tmp_path: Path, name: str) -> None:
+    tracker = Tracker(tmp_path, 0, "disabled", "id", "label")
+    write = {"metrics": tracker.write, "timing": tracker.write_timing}[name]
+    tracker.write({"step": 1, "train_nats": 1.0})
+    tracker.sync()
+    full = open("/dev/full", "a")  # noqa: SIM115  closed by close()
+    real = getattr(tracker, f"_{name}")
+    setattr(tracker, f"_{name}", full)
+    assert not tracker.failed
+    write({"step": 2, "train_nats": 1.0})
+    assert tracker.failed
+    setattr(tracker, f"_{name}", real)
+    write({"step": 3, "train_nats": 1.0})
+    for ask in (tracker.check, tracker.sync):
+        with pytest.raises(IsotokError, match=r"/dev/full: cannot.*no space left on the disk.*there is no checkpoint"):
+            ask()
+    tracker.close()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1], "no line after one that is missing"
+    with contextlib.suppress(OSError):
+        full.close()
 
 
 def test_wandb_that_does_not_start_is_a_warning(

@@ -180,7 +180,9 @@ def test_errors_come_out_of_wait_alone_and_once(tmp_path: Path, monkeypatch: pyt
         out.save({"step": 3}, tensors(3))
         out.mark_best(1, 1.0)
         assert names(tmp_path) == ["step-00000001"], "no half, and nothing more until the error was seen"
-        with pytest.raises(IsotokError, match=r"no space left on the disk for.*of step 2; that of step 1 is kept"):
+        with pytest.raises(
+            IsotokError, match=r"no space left on the disk for.*of step 2; the checkpoint of step 1 is kept"
+        ):
             out.wait()
     out.wait()
     out.close()
@@ -242,11 +244,13 @@ def test_a_disk_that_is_really_full(small_disk: Path, foreseen: bool, monkeypatc
     if not foreseen:  # others fill the disk between the check and the write
         monkeypatch.setattr(writer, "check_free_space", lambda *_: None)
     out.save({"step": 2}, tensors(2, size=20_000))
-    with pytest.raises(IsotokError, match="a checkpoint needs about" if foreseen else "that of step 1 is kept") as full:
+    with pytest.raises(
+        IsotokError, match="a checkpoint needs about" if foreseen else "the checkpoint of step 1 is kept"
+    ) as full:
         out.wait()
     assert "\n" not in str(full.value)
     if not foreseen:
-        with pytest.raises(IsotokError, match="that of step 1 is kept"):
+        with pytest.raises(IsotokError, match="the checkpoint of step 1 is kept"):
             save_native(folder, {"step": 2}, {"a": torch.zeros(60_000)}, Ranks())
     assert names(folder) == ["step-00000001"]
     assert {path.name: path.read_bytes() for path in (folder / "step-00000001").iterdir()} == before
@@ -299,7 +303,7 @@ def _native_worker(rank: int, folder: Path, port: int) -> None:
 
             writer.save_file = fail
             # The same error on both ranks, and none of them left waiting.
-            with pytest.raises(IsotokError, match="no space left.*of step 2; that of step 1 is kept"):
+            with pytest.raises(IsotokError, match="no space left.*of step 2; the checkpoint of step 1 is kept"):
                 save_native(folder, {**state, "step": 2}, {"flat": torch.zeros(5)}, ranks)
 
             def bug(named: Any, path: Path, failing: int = failing) -> None:
