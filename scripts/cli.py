@@ -339,8 +339,10 @@ def _store(overrides: list[str]) -> Any:
 
 def _check_engines(runs: Sequence[Any]) -> None:
     """Before anything is read: whether this machine has the devices and libraries that engines ask for."""
+    from scripts.worker import one_process_only
     from training.process_group import check_engine
 
+    one_process_only()
     for run in runs:
         check_engine(run.engine)
 

@@ -119,6 +119,12 @@ class Graph:
 
     def report(self, experiment: Experiment) -> Node:
         inputs: dict[str, Node] = {}
+        rounding = {bool(run.engine.zero) for run in experiment.runs() if run.training.precision == "bf16"}
+        if len(rounding) > 1:
+            raise ConfigError(
+                "engine.zero: with training.precision=bf16 ZeRO rounds otherwise than the other engines; give all arms "
+                "engine.zero=0, or all of them another"
+            )
         for arm in experiment.arms:
             for seed, run in arm.runs.items():
                 inputs[f"{arm.name}/{seed}"] = self.evaluate(run)

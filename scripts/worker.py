@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +17,23 @@ if TYPE_CHECKING:
 def worker_command(arguments: Sequence[str]) -> None:
     """Train what RUN_DIR/run.json says; rank 0 prints the folder as the only line on stdout.
 
-    arguments: the folder and, for recipes of the user's own, `plugins=[PATH,...]`, which also allows run.json to name
-    what is not isotok's.
+    arguments: the folder and, for recipes of the user's own, `plugins=[PATH,...]` (folders on the import path) and
+    `allow=[PACKAGE,...]`: run.json is data, and may name isotok's recipes and those of these packages only.
     """
     from scripts.compose import add_plugins
     from training.process import die_with_parent, is_communication_error, report_error, stdout_to_stderr
 
     die_with_parent()
-    folders = [argument for argument in arguments if not argument.startswith("plugins=")]
-    if len(folders) != 1:
-        raise ConfigError("worker: needs one folder with a run.json, like `isotok worker RUN_DIR`")
-    plugins = _plugins(arguments)
-    add_plugins(plugins)
+    folders = [argument for argument in arguments if not argument.startswith(("plugins=", "allow="))]
+    if len(folders) != 1 or not (Path(folders[0]) / "run.json").is_file():
+        raise ConfigError(
+            f"worker {' '.join(folders)}: needs one folder with a run.json, like `isotok worker RUN_DIR`; "
+            "`isotok pretrain` and training.api.prepare_run write it"
+        )
+    add_plugins(_listed(arguments, "plugins"))
     stdout = stdout_to_stderr()
     try:
-        run_worker(Path(folders[0]), allow=None if plugins else OWN_PACKAGES)
+        run_worker(Path(folders[0]), allow=(*OWN_PACKAGES, *_listed(arguments, "allow")))
     except BaseException as error:
         report_error(error)
         if isinstance(error, InterruptedRun) and os.environ.get("RANK", "0") != "0":
@@ -49,18 +51,31 @@ def start_worker(run_dir: Path, engine: "Engine", plugins: Sequence[str]) -> dic
 
     Raises what the worker raises; an IsotokError names the rank that died or hung.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "isotok was started as one of several ranks (WORLD_SIZE is set): start a command that builds artefacts "
-            "once, with engine.ranks=N; only `isotok worker RUN_DIR` is for torchrun, srun and accelerate"
-        )
+    one_process_only()
     if engine.ranks == 1:
         return run_worker(run_dir, allow=None)
     from training.launch import launch
 
     command = [sys.executable, "-m", "scripts.cli", "worker", str(run_dir)]
-    launch(run_dir, engine, [*command, *([f"plugins=[{','.join(plugins)}]"] if plugins else [])])
+    # The recipes were built here, so their packages may be named there as well.
+    packages = {str(part["_target_"]).split(".")[0] for part in _recipes(read_json(run_dir / "run.json"))}
+    for key, values in (("plugins", plugins), ("allow", sorted(packages - set(OWN_PACKAGES)))):
+        if values:
+            command.append(f"{key}=[{','.join(values)}]")
+    launch(run_dir, engine, command)
     return read_json(run_dir / "train.json")
+
+
+def one_process_only() -> None:
+    """Raise ConfigError in a rank: commands that build artefacts hold locks, for which their ranks would wait."""
+    from training.process import ranks_from_slurm
+
+    ranks_from_slurm()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "isotok was started as one of several ranks (WORLD_SIZE is set): start a command that builds artefacts "
+            "once, with engine.ranks=N; only `isotok worker RUN_DIR` is for torchrun, srun and accelerate"
+        )
 
 
 def run_worker(run_dir: Path, *, allow: tuple[str, ...] | None = OWN_PACKAGES) -> dict[str, Any]:
@@ -88,6 +103,18 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _plugins(arguments: Sequence[str]) -> list[str]:
-    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("plugins=")]
-    return [path.strip() for text in given for path in text.strip("[]").split(",") if path.strip()]
+def _listed(arguments: Sequence[str], key: str) -> list[str]:
+    """The values of `key=[A,B]`."""
+    given = [text.partition("=")[2] for text in arguments if text.startswith(f"{key}=")]
+    return [value.strip() for text in given for value in text.strip("[]").split(",") if value.strip()]
+
+
+def _recipes(data: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping in run.json that names a recipe."""
+    if isinstance(data, dict):
+        if "_target_" in data:
+            yield data
+        data = list(data.values())
+    if isinstance(data, list):
+        for part in data:
+            yield from _recipes(part)

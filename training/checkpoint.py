@@ -8,6 +8,7 @@ costs one.
 """
 
 import contextlib
+import errno
 import json
 import re
 import shutil
@@ -124,7 +125,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def verify(path: Path) -> Checkpoint:
-    """Read every file and compare its sha256; DataError names the folder and the first file that is damaged."""
+    """Read every file and compare its sha256; DataError names the folder and the first file that is damaged.
+
+    Raises an IsotokError that is no DataError where the disk does not let itself be read, which says nothing of the
+    checkpoint.
+    """
     try:
         record = read_json(path / "state.json") if (path / "state.json").is_file() else None
         if record is None:
@@ -136,9 +141,22 @@ def verify(path: Path) -> Checkpoint:
         for name, expected in record["files"].items():
             if sha256_file(path / name) != expected:
                 raise DataError(f"{name} does not match its checksum")
-    except (IsotokError, OSError) as error:
+    except (PermissionError, BlockingIOError, TimeoutError) as error:
+        raise IsotokError(unreadable(path, error)) from error
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise IsotokError(unreadable(path, error)) from error
+        raise DataError(f"checkpoint {path} is damaged ({_one_line(error)})") from error
+    except IsotokError as error:
         raise DataError(f"checkpoint {path} is damaged ({_one_line(error)})") from error
     return open_checkpoint(path)
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    return (
+        f"checkpoint {path} cannot be read now ({_one_line(error)}); nothing was changed. Look at the disk and run the "
+        "same command again, or remove that folder to go on from the one before it"
+    )
 
 
 def load_newest(folder: Path) -> Checkpoint | None:

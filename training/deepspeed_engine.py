@@ -6,17 +6,19 @@ they are used in this file only, and the tests of all pairs of engines watch ove
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from isotok.errors import DataError
 from training.checkpoint import Checkpoint
+from training.deepspeed_setup import limit_waiting
 from training.optim import adamw, seed_moments
 from training.process_group import Processes
 from training.recipes import Engine, Training
 from training.seam import MOMENTS, Tensors, check_names, copied
+from training.watchdog import group_timeout_s
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,15 +31,21 @@ class DeepSpeedEngine:
         assert processes.accelerator is not None
         self.device = processes.device
         self.layout = {"zero": engine.zero, "ranks": processes.ranks.size}
+        # With bf16 DeepSpeed would round the weights first and take the masters from that.
+        exact = {name: copied(p) for name, p in model.named_parameters()} if training.precision == "bf16" else {}
         self._engine: Any = processes.accelerator.prepare(model.to(self.device), adamw(model, training))[0]  # type: ignore[arg-type]
         self.module: Any = self._engine.module
         if engine.compile:
             self._engine.compile()
+        limit_waiting(group_timeout_s(engine.timeout_s))
         seed_moments(self._base, self._flat)
         if engine.zero < 3:
             # Without, only the first group's state is found by the helpers after the first step, and they hang.
             self._zero._hp_optimizer_states_linked = False
             self._zero._lazy_init_hp_params_optimizer_state()
+        self._set_masters(exact.items())
+        if exact:
+            self._refresh()
 
     @property
     def _zero(self) -> Any:
@@ -115,18 +123,24 @@ class DeepSpeedEngine:
                 self._base.state[flat]["step"].fill_(checkpoint.state["optimizer_step"])
             self._refresh()
 
+    def _set_masters(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        named = dict(self.module.named_parameters())
+        for name, tensor in weights:
+            safe_set_full_fp32_param(named[name], tensor.to(self.device))
+
     def _load_whole(self, checkpoint: Checkpoint) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state
 
         named = dict(self.module.named_parameters())
         for kind in ("weights", *MOMENTS):
             check_names(checkpoint, kind, {name: _shape(parameter) for name, parameter in named.items()})
+            if kind == "weights":
+                self._set_masters(checkpoint.read(kind))
+                continue
             for name, tensor in checkpoint.read(kind):
-                value = tensor.to(self.device)
-                if kind == "weights":
-                    safe_set_full_fp32_param(named[name], value)
-                else:
-                    safe_set_full_optimizer_state(named[name], value, kind)
+                safe_set_full_optimizer_state(named[name], tensor.to(self.device), kind)
 
     def _load_shard(self, checkpoint: Checkpoint) -> None:
         import torch.distributed as dist

@@ -1,5 +1,6 @@
 """What DeepSpeed is told before it starts."""
 
+import datetime
 import os
 import warnings
 from typing import Any
@@ -27,6 +28,13 @@ def deepspeed_config(engine: Engine, training: Training, device: torch.device) -
         },
         "steps_per_print": 2**31,
     }
+
+
+def limit_waiting(timeout_s: float) -> None:
+    """DeepSpeed makes process groups of its own with a timeout of 30 minutes; theirs becomes that of the run."""
+    c10d: Any = torch.distributed.distributed_c10d
+    for group in list(c10d._world.pg_map):
+        c10d._set_pg_timeout(datetime.timedelta(seconds=timeout_s), group)
 
 
 def without_compiling() -> None:

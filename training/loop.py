@@ -16,7 +16,7 @@ from torch.nn import functional
 from isotok.errors import DataError, InterruptedRun, IsotokError
 from isotok.keyed import keyed_int
 from isotok.progress import say
-from training.checkpoint import KINDS, steps_saved
+from training.checkpoint import KINDS, what_is_kept
 from training.meter import Meter, NotFinite
 from training.schedule import learning_rate, validation_steps
 from training.seam import TrainingEngine
@@ -45,14 +45,16 @@ def _train(setup: Setup, totals: Totals, state: np.ndarray, batches: Prefetch) -
     due = set(validation_steps(training, plan.stop_step)) if setup.validate else set()
     meter, stop = Meter(setup, totals), None
     while True:
-        if totals.step in due - setup.validated:
+        stop = stop or stop_signal(setup)
+        if totals.step in due - setup.validated and not (stop and totals.step < plan.stop_step):
             validate(setup, totals, meter)
+            stop = stop or stop_signal(setup)
         if totals.step >= plan.stop_step:
-            finish_writing(setup)
+            finish_writing(setup, totals)
             return state
-        if stop := stop or stop_signal(setup):
+        if stop:
             save(setup, totals, state, meter)
-            finish_writing(setup)
+            finish_writing(setup, totals)
             raise interrupted(setup, totals, stop)
         enter("fetch", totals.step)
         start = time.perf_counter()
@@ -66,7 +68,7 @@ def _train(setup: Setup, totals: Totals, state: np.ndarray, batches: Prefetch) -
         totals.bytes += agreed.bytes
         meter.add(batch, agreed, norm, lr, waited_s, time.perf_counter() - start)
         if agreed.write_failed:
-            finish_writing(setup)
+            finish_writing(setup, totals)
         if is_save_due(setup, totals, due):
             save(setup, totals, state, meter)
 
@@ -141,13 +143,15 @@ def validate(setup: Setup, totals: Totals, meter: Meter) -> None:
         score = float(setup.ranks.broadcast(float(setup.validate(model))))
     model.train()
     if not math.isfinite(score):
+        settle(setup)
         raise DataError(f"{setup.run_dir}: validation loss is {score} after step {totals.step}")
     setup.validated.add(totals.step)
     if setup.tracker is not None:
+        # Marked first: a run that is killed in between validates again, and would not mark what it finds written.
+        setup.writer.mark_best(totals.step, score)
         flops = totals.step * setup.plan.flops_per_step
         row = {"step": totals.step, "tokens": totals.tokens, "bytes": totals.bytes, "flops": flops}
         setup.tracker.write({**row, "validation_bpb": score})
-        setup.writer.mark_best(totals.step, score)
     say(f"step {totals.step:,}/{setup.plan.stop_step:,}: validation {score:.4f} bits/byte")
     meter.restart_clock()
 
@@ -177,9 +181,9 @@ def save(setup: Setup, totals: Totals, state: np.ndarray, meter: Meter) -> None:
         setup.writer.save(record, tensors, sync)
 
 
-def finish_writing(setup: Setup) -> None:
+def finish_writing(setup: Setup, totals: Totals) -> None:
     """Wait until the last checkpoint is on disk; every rank raises where rank 0 could not write it."""
-    setup.watchdog.enter("save", setup.plan.stop_step)
+    setup.watchdog.enter("save", totals.step)
     problem: str | None = None
     try:
         setup.writer.settle()  # so that what is kept is known
@@ -191,6 +195,12 @@ def finish_writing(setup: Setup) -> None:
     problem = setup.ranks.broadcast(problem)
     if problem is not None:
         raise IsotokError(problem)
+
+
+def settle(setup: Setup) -> None:
+    """Let rank 0 end the save under way before any rank leaves: whoever started them kills the rest soon after."""
+    setup.writer.settle()
+    setup.ranks.barrier()
 
 
 def interrupted(setup: Setup, totals: Totals, signal: str) -> InterruptedRun:
@@ -209,9 +219,8 @@ def not_finite(setup: Setup, error: NotFinite) -> DataError:
     )
     units = units_between(before, after, len(setup.streams.data), setup.seed)
     named = ", ".join(str(unit) for unit in units[:20]) + (f" and {len(units) - 20} more" if len(units) > 20 else "")
-    setup.writer.settle()
-    saved = steps_saved(setup.run_dir / "checkpoints")
-    kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "there is no checkpoint yet"
+    settle(setup)
+    kept = what_is_kept(setup.run_dir / "checkpoints")
     return DataError(
         f"{setup.run_dir}: step {error.step}: {error.what}: not finite. It read the documents {named} of the training "
         f"split; {kept}. Lower training.lr or look at those documents"

@@ -163,12 +163,14 @@ def ranks_from_slurm() -> None:
     if "RANK" in environment or "SLURM_PROCID" not in environment or tasks <= 1:
         return
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+    # With --gpus-per-task SLURM shows each task its own GPU alone, which is then its first.
+    one_gpu = environment.get("CUDA_VISIBLE_DEVICES", "").isdecimal()
     one_node = environment.get("SLURM_STEP_NUM_NODES", "1") == "1"
     job, step = int(environment.get("SLURM_JOB_ID", "0")), int(environment.get("SLURM_STEP_ID", "0"))
     environment.update(
         RANK=environment["SLURM_PROCID"],
         WORLD_SIZE=str(tasks),
-        LOCAL_RANK=environment.get("SLURM_LOCALID", "0"),
+        LOCAL_RANK="0" if one_gpu else environment.get("SLURM_LOCALID", "0"),
     )
     environment.setdefault("MASTER_ADDR", "127.0.0.1" if one_node else node_address(first_host(nodes)))
     environment.setdefault("MASTER_PORT", str(20_000 + (101 * job + step) % 40_000))

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -66,8 +66,7 @@ def started(engine: Engine, training: Training) -> Iterator[Processes]:
     if size == 1 and engine.zero == 0:
         yield Processes(Ranks(), device)
         return
-    if size == 1:
-        _be_the_only_rank()
+    alone = _be_the_only_rank() if size == 1 else []
     timeout = datetime.timedelta(seconds=group_timeout_s(engine.timeout_s))
     try:
         accelerator = _accelerator(engine, training, device, timeout)
@@ -78,6 +77,8 @@ def started(engine: Engine, training: Training) -> Iterator[Processes]:
         yield Processes(Ranks(dist.get_rank(), size, group), device, accelerator)
     finally:
         _leave()
+        for name in alone:
+            os.environ.pop(name, None)
 
 
 def _accelerator(
@@ -112,25 +113,21 @@ def _accelerator(
     assert accelerator.distributed_type == DistributedType.DEEPSPEED
     # With ZeRO 3 transformers would from now on build every model in parts, by collectives that need all ranks.
     unset_hf_deepspeed_config()
-    _limit_waiting(timeout)
     return accelerator
 
 
-def _limit_waiting(timeout: datetime.timedelta) -> None:
-    """DeepSpeed makes groups of its own with a timeout of 30 minutes; theirs becomes that of the run."""
-    c10d: Any = dist.distributed_c10d
-    for group in list(c10d._world.pg_map):
-        c10d._set_pg_timeout(timeout, group)
+def _be_the_only_rank() -> list[str]:
+    """Say what torch's launcher would say to a single process: DeepSpeed wants a process group even there.
 
-
-def _be_the_only_rank() -> None:
-    """What torch's launcher would say to a single process; DeepSpeed asks for a process group even there."""
+    Returns the variables that were not set before.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    for name, value in alone.items():
-        os.environ.setdefault(name, value)
+    added = [name for name in alone if name not in os.environ]
+    os.environ.update({name: alone[name] for name in added})
+    return added
 
 
 def _leave() -> None:

@@ -54,7 +54,10 @@ class Training:
 
 @recipe
 class Engine:
-    """How the steps are run; none of it changes the result beyond the order of floating-point sums.
+    """How the steps are run; none of it changes the result beyond rounding.
+
+    In fp32 that is the order of sums. With training.precision=bf16 ZeRO rounds more than autocast does (working
+    weights, and gradients summed over micro-batches): the arms of one comparison keep to one of the two.
 
     device: `auto` is CUDA where there is one. ranks: processes that share a step's rows, one a GPU; under torchrun,
     srun or accelerate their number wins. zero: what DeepSpeed shares out over them: 0 nothing (plain, or DDP for
@@ -81,9 +84,3 @@ class Engine:
         if self.compile and self.zero == 3:
             raise ValueError("compile=true does not go with zero=3, which takes weights apart around each layer")
         return self
-
-    @property
-    def label(self) -> str:
-        """A short name for messages, like `zero 2 on 4 ranks`."""
-        kind = f"zero {self.zero}" if self.zero else "ddp" if self.ranks > 1 else "single"
-        return f"{kind} on {self.ranks} ranks" if self.ranks > 1 else kind

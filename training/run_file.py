@@ -34,7 +34,8 @@ def made_for(spec: Mapping[str, Any]) -> dict[str, Any]:
     same = {key: spec[key] for key in ("model", "transform", "seed")}
     batch = {"rows": spec["budget"]["rows"], "context_tokens": spec["plan"]["context_tokens"]}
     tokenizer = sha256_file(Path(spec["tokenizer"]) / "tokenizer.json")[:16]
-    return {**same, "batch": batch, "tokenizer": tokenizer, "tokens": Path(spec["tokens"]).name}
+    tokens = sha256_file(Path(spec["tokens"]) / "token_data.json")[:16]
+    return {**same, "batch": batch, "tokenizer": tokenizer, "tokens": tokens}
 
 
 def _result_keys(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Training proper: reads RUN_DIR/run.json, writes only into RUN_DIR, and resumes what it finds there."""
 
 import contextlib
+import dataclasses
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,13 @@ from training.engines import prepare
 from training.export import export_model
 from training.figures import loss_figures, parameter_figures, timing_figures, weights_sha256
 from training.loop import train
+from training.process import ranks_from_slurm
 from training.process_group import Processes, started
 from training.recipes import Engine, Training
 from training.rehearsal import rehearse, rows_of_rank
 from training.run_file import made_for, plan_from
 from training.schedule import validation_steps
+from training.seam import TrainingEngine
 from training.setup import Setup, Totals, Validate
 from training.signals import StopSignals
 from training.streams import RowStreams, unique_bytes
@@ -56,6 +58,7 @@ def run(
     training = build(spec["training"], "training", allow=allow)
     engine = build(spec["engine"], "engine", allow=allow)
     threads = torch.get_num_threads()
+    ranks_from_slurm()
     with contextlib.ExitStack() as stack:
         # Signals first: whoever started the ranks passes them on once the watchdog's file is there.
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -92,30 +95,35 @@ def _run(
             f"{spec['tokens']}: made for a vocabulary of {data.vocab_size}, {spec['tokenizer']} has {len(tokenizer)}"
         )
     n_rows = rows_of_rank(plan, ranks.size)
+    watchdog.enter("build", 0)
     config = build(spec["model"], "model", allow=allow).config(data.vocab_size, plan.context_tokens, data.eos_id)
     engine = prepare(build_model(config, seed), training, recipe, processes)
     wanted = made_for(spec)
+    watchdog.enter("load", 0)
     checkpoint = _newest(run_dir / "checkpoints", wanted, engine.layout, ranks)
     totals = Totals()
     if checkpoint is not None:
-        totals = Totals(**{field.name: checkpoint.state[field.name] for field in fields(Totals)})
+        totals = Totals(**{field.name: checkpoint.state[field.name] for field in dataclasses.fields(Totals)})
     micro_rows = n_rows
     if totals.step < plan.stop_step:
-        micro_rows = rehearse(engine, recipe, training, plan, data.vocab_size, ranks.size)
+        watchdog.enter("rehearse", totals.step)
+        same = _as_before(recipe, engine, checkpoint)
+        micro_rows = rehearse(engine, same, training, plan, data.vocab_size, ranks.size)
     rows, wandb_id = None, hash_key({"run": {**spec, "engine": None}, "dir": str(run_dir)})
     if checkpoint is not None:
+        watchdog.enter("load", totals.step)
         engine.load(checkpoint)
         rows, wandb_id = np.array(checkpoint.state["rows"], dtype=np.int64), checkpoint.state["wandb_id"]
         say(f"resuming from step {totals.step:,} of {plan.stop_step:,}")
     subset = range(ranks.rank * n_rows, (ranks.rank + 1) * n_rows)
     streams = RowStreams(data, plan.rows, plan.context_tokens, transform.bind(tokenizer, seed), seed, rows, subset)
     with contextlib.ExitStack() as stack:
-        writer = CheckpointWriter(run_dir / "checkpoints", training.keep_last, training.keep_best)
-        stack.callback(writer.close)
         tracker = None
         if ranks.rank == 0:
             tracker = Tracker(run_dir, totals.step, training.wandb, wandb_id, str(spec["label"]))
             stack.callback(tracker.close)
+        writer = CheckpointWriter(run_dir / "checkpoints", training.keep_last, training.keep_best)
+        stack.callback(writer.close)  # before the tracker, whose file a save under way still flushes
         setup = Setup(
             run_dir=run_dir,
             seed=seed,
@@ -132,7 +140,7 @@ def _run(
             ranks=ranks,
             native=recipe.checkpoint == "native",
             validated=ranks.broadcast(tracker.validated if tracker else None),
-            record={"wandb_id": wandb_id, "made_for": wanted},
+            record={"wandb_id": wandb_id, "made_for": wanted, "micro_rows": micro_rows},
         )
         state = train(setup, totals)
         return _finish(setup, totals, state, spec, config)
@@ -202,6 +210,13 @@ def _newest(folder: Path, wanted: dict[str, Any], layout: dict[str, int], ranks:
     if problem is not None:
         raise problem
     return None if path is None else open_checkpoint(path)
+
+
+def _as_before(recipe: Engine, engine: TrainingEngine, checkpoint: Checkpoint | None) -> Engine:
+    """`auto` micro-batches are those of the checkpoint on the same layout, however much memory is free this time."""
+    if recipe.micro_rows != "auto" or checkpoint is None or checkpoint.state["layout"] != engine.layout:
+        return recipe
+    return dataclasses.replace(recipe, micro_rows=checkpoint.state["micro_rows"])
 
 
 def _other_layout(checkpoint: Checkpoint, layout: dict[str, int]) -> str:

@@ -88,10 +88,10 @@ def measure(folder: Path, rounds: int, steps: int, wandb: str, stack: ExitStack)
     run_dir = folder / "run"
     run_dir.mkdir()
     engine = prepare(build_model(config, 0), training, recipe)
-    writer = CheckpointWriter(run_dir / "checkpoints", training.keep_last, training.keep_best)
-    stack.callback(writer.close)
     tracker = Tracker(run_dir, 0, training.wandb if wandb == "offline" else "disabled", "bench", "bench")
     stack.callback(tracker.close)
+    writer = CheckpointWriter(run_dir / "checkpoints", training.keep_last, training.keep_best)
+    stack.callback(writer.close)
     watchdog = Watchdog(run_dir, 0, 1, recipe.timeout_s)
     stack.callback(watchdog.close)
     totals, ours, plain = Totals(), [], []
@@ -114,7 +114,7 @@ def measure(folder: Path, rounds: int, steps: int, wandb: str, stack: ExitStack)
     setup.watchdog = boundary  # type: ignore[assignment]  # the loop tells it of each step
     train(setup, totals)
     boundary.enter("fetch", totals.step)
-    finish_writing(setup)
+    finish_writing(setup, totals)
     size = steps * plan.rows * plan.context_tokens
     ratios = sorted(a / b for a, b in zip(plain, ours))
     print(
