@@ -35,7 +35,7 @@ def test_single_runs(artefacts: dict[str, Path], tmp_path: Path) -> None:  # noq
     moments = random.Random(1)
     landings: Counter[str] = Counter()
     for kind in kills(36, moments):
-        with started(cut, SLOW_DATA="1") as run:
+        with started(cut, SLOW_UNIT_S="0.15") as run:
             wait_for(run, kind, moments)
             run.signal(signal.SIGKILL)
             assert run.wait() == -signal.SIGKILL, "the kill landed in a run"
@@ -56,7 +56,7 @@ def test_two_ranks(artefacts: dict[str, Path], tmp_path: Path, zero: int) -> Non
     pairs = [(victim, kind) for victim in ("launcher", 0, 1) for kind in ("save", "validate", "wait", "random")]
     moments.shuffle(pairs)
     for victim, kind in pairs:
-        with started(cut, ranks=True, fresh=True, SLOW_DATA="1") as run:
+        with started(cut, ranks=True, fresh=True, SLOW_UNIT_S="0.7") as run:
             wait_for(run, kind, moments)
             ranks = run.ranks()
             os.kill(run.pid if victim == "launcher" else ranks[int(victim)], signal.SIGKILL)

@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "tests/training/traced"
+PLUGGED = [f"plugins=[{PLUGIN}]", "allow=[traced_runs]"]
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(

@@ -105,7 +105,15 @@ def _without_weights(folder: Path) -> None:
     (folder / "weights.safetensors").unlink()
 
 
-@pytest.mark.parametrize("damage", [_without_state, _empty, _cut_short, _without_weights])
+def _another_state(folder: Path) -> None:
+    """One that reads well."""
+    path = folder / "state.json"
+    text = path.read_text()
+    path.write_text(re.sub(r'"bytes": (\d+)', lambda found: f'"bytes": {int(found[1]) + 1}', text))
+    assert path.read_text() != text
+
+
+@pytest.mark.parametrize("damage", [_without_state, _empty, _cut_short, _without_weights, _another_state])
 def test_missing_and_torn_files(
     artefacts: dict[str, Path],
     runs: tuple[Path, Path],

@@ -97,6 +97,8 @@ def test_no_space_for_metrics(artefacts: dict[str, Path], tmp_path: Path, disk: 
     one = size_of(step_folder(whole / "checkpoints", 60))
     cut = prepare(artefacts, disk(10 * one), engine, **settings)
     line = said_of(cut, ranks, FILL=f"step:36:{cut}/filler")
+    steps = (tmp_path / "run.trace").read_text().count("step end")
+    assert 36 <= steps < 60, "it stops soon, not at the next checkpoint"
     assert f"{cut}/metrics.jsonl: cannot be written (no space left on the disk)" in line
     assert "the checkpoint of step 30 is kept" in line
     check_what_is_left(cut, 30)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.forked import PLUGIN, ROOT
+from tests.training.forked import PLUGGED, PLUGIN, ROOT
 from tests.training.whole_runs import DDP, SINGLE, Run, finish, gone, prepare, same_bits, started
 from training import Engine
 from training.checkpoint import steps_saved
@@ -124,7 +124,7 @@ def test_a_signal_to_one_rank_under_torchrun_stops_all(
     artefacts: dict[str, Path], tmp_path: Path, whole_of_two: Path
 ) -> None:
     cut = prepare(artefacts, tmp_path / "cut", DDP, steps=40)
-    worker = ["-m", "scripts.cli", "worker", str(cut), f"plugins=[{PLUGIN}]"]
+    worker = ["-m", "scripts.cli", "worker", str(cut), *PLUGGED]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *worker]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRACE": str(tmp_path / "trace")}
 

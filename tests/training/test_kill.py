@@ -20,7 +20,7 @@ def test_kill_and_resume_gives_the_same_bits(artefacts: dict[str, Path], tmp_pat
     moments = random.Random(7)
     counts: Counter[str] = Counter()
     for kind in ("save", "wait", "validate", "random", "save", "random"):
-        with started(cut, SLOW_DATA="1") as run:
+        with started(cut, SLOW_UNIT_S="0.15") as run:
             wait_for(run, kind, moments)
             run.signal(signal.SIGKILL)
             assert run.wait() == -signal.SIGKILL, "the kill landed in a run"

@@ -13,7 +13,7 @@ from typing import Any
 
 from isotok.files import read_json, write_json
 from modeling import Llama
-from tests.training.forked import PLUGIN, context, live
+from tests.training.forked import PLUGGED, context, live
 from tokenization import StochasTok
 from training import Budget, Engine, Training
 from training.api import prepare_run
@@ -138,7 +138,7 @@ def started(
     trace, stderr = (run_dir.with_name(f"{run_dir.name}{alias}.{what}") for what in ("trace", "stderr"))
     for path in (trace, stderr):
         path.unlink(missing_ok=True)
-    arguments = ["launch", str(run_dir)] if ranks else ["worker", str(run_dir), f"plugins=[{PLUGIN}]"]
+    arguments = ["launch", str(run_dir)] if ranks else ["worker", str(run_dir), *PLUGGED]
     environment = {"TRACE": str(trace), **environment}
     process = context.Process(target=live, args=(arguments, environment, str(stderr), fresh))
     process.start()
@@ -194,10 +194,17 @@ def wait_for(run: Run, kind: str, moments: random.Random) -> None:
     nth = moments.randint(1, 2)
     mark = moments.choice(_IN_SAVE) if kind == "save" else (kind, "begin")
     run.until(lambda: run.noted(*mark) >= nth)
-    # A wait for data that is over at once is none: look again a moment later.
-    while kind == "wait" and not (run.at() == ["wait"] and not time.sleep(0.005) and run.at() == ["wait"]):
-        assert not run.ended(), run.said()
-        time.sleep(0.002)
+    if kind == "wait":
+        run.until(lambda: _lasts(run))
+
+
+def _lasts(run: Run) -> bool:
+    """Whether it waits for data, and did a moment ago: most waits are over at once."""
+    nth = run.noted("wait", "begin")
+    if "wait" not in run.at():
+        return False
+    time.sleep(0.005)
+    return "wait" in run.at() and run.noted("wait", "begin") == nth
 
 
 def landed(run: Run) -> set[str]:

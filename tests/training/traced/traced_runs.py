@@ -4,7 +4,7 @@ Its import, when a worker builds the recipe, puts notes around saves, validation
 pauses before their ends so that a signal from outside can land there. From the environment:
 
 TRACE: a file that rank 0 appends lines `PID WHAT begin|end|at` to.
-SLOW_DATA: whether there are units that take long, so that the loop waits for data.
+SLOW_UNIT_S: how long every 16th unit takes, so that the loop waits for data although some is read ahead.
 FILL: `WHAT:N:FILE`, write FILE until the disk is full when rank 0 comes to the N-th WHAT.
 MISBEHAVE: `HOW:RANK:N`, what a rank does when it reads its N-th unit; see `misbehave`.
 """
@@ -28,7 +28,7 @@ from tokenization.stochastok import StochasTok
 from training.streams import Prefetch
 
 PAUSE_S = 0.02
-SLOW_UNIT_S = 0.15 if os.environ.get("SLOW_DATA") else 0.0
+SLOW_UNIT_S = float(os.environ.get("SLOW_UNIT_S", "0"))
 TRACE = os.environ.get("TRACE", "")
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -83,7 +83,7 @@ if TRACE:
 
 @recipe
 class Traced(StochasTok):
-    """StochasTok of which every 16th unit takes long, if wanted."""
+    """StochasTok that may be slow, or hang."""
 
     def bind(self, tokenizer: Any, seed: int) -> Any:
         note("bound", "at")
