@@ -81,8 +81,10 @@ class Tracker:
             with contextlib.suppress(OSError):  # it tries the line that failed once more
                 file.close()
         if self._wandb is not None:
-            with contextlib.suppress(Exception):
-                self._wandb.finish(quiet=True)
+            try:
+                self._wandb.finish()
+            except Exception as error:
+                say(f"warning: wandb did not finish ({_one_line(error)}); metrics are in {self._metrics_path}")
 
     def _append(self, file: TextIO, row: dict[str, Any]) -> None:
         if self._error is not None:

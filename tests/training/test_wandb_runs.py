@@ -56,6 +56,9 @@ def test_a_resumed_run_keeps_its_id_wherever_it_lies(artefacts: dict[str, Path],
     other = tmp_path / "other"
     go(artefacts, other)
     assert ids(other) != first, "the same recipe in another folder is another run"
+    for run_dir, starts in ((moved, 2), (other, 1)):
+        logs = list((run_dir / "wandb").glob("offline-run-*/run-*.wandb"))
+        assert len(logs) == starts and all(path.stat().st_size > 1000 for path in logs), "metrics are in there"
     assert (moved / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
 
 
@@ -75,7 +78,7 @@ class _Breaks:
         if self.lines > 3:
             raise OSError("disk\nfull")
 
-    def finish(self, quiet: bool) -> None:
+    def finish(self) -> None:
         raise AssertionError("was given up")
 
 
