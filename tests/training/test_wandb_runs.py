@@ -39,7 +39,8 @@ def go(artefacts: dict[str, Path], out: Path, wandb: str = "offline", stop: bool
 
 def ids(run_dir: Path) -> list[str]:
     """The id of each start of wandb, from its folders."""
-    return [path.name.rsplit("-", 1)[1] for path in sorted((run_dir / "wandb").glob("offline-run-*"))]
+    # wandb adds a number to the folder of a second start within the same second.
+    return [path.name.split("-")[3] for path in sorted((run_dir / "wandb").glob("offline-run-*"))]
 
 
 def test_a_resumed_run_keeps_its_id_wherever_it_lies(artefacts: dict[str, Path], tmp_path: Path) -> None:
