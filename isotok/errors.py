@@ -5,6 +5,11 @@ Anything that is not an `IsotokError` is a bug in isotok.
 """
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line; its class where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class IsotokError(Exception):
     """Base of the errors that are the input's fault, not the code's."""
 

@@ -1,6 +1,7 @@
 """Files that are whole or absent: atomic writes, renames, locks, checksums, disk space."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -99,10 +100,15 @@ def check_free_space(folder: Path, needed_bytes: float, what: str) -> None:
         )
 
 
-def _space_error(error: OSError, path: Path) -> Exception:
-    import errno
+def is_full(error: BaseException) -> bool:
+    """Whether the disk or a quota is full, as Python, safetensors or this module say it."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "no space left" in str(error).lower()
 
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+
+def _space_error(error: OSError, path: Path) -> Exception:
+    if is_full(error):
         return IsotokError(f"{path}: no space left on the disk; free some or set store=PATH to another disk")
     return error
 

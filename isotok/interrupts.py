@@ -23,6 +23,14 @@ def signals_to_handle() -> list[signal.Signals]:
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
+def signal_name(number: int) -> str:
+    """`SIGKILL`, or the number of a real-time signal, which has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def raise_on_signals() -> None:
     """From now on SIGINT, SIGTERM and SIGUSR1 raise Interrupted in the main thread, from which this is called.
 

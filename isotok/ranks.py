@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -35,6 +36,10 @@ class Ranks:
         parts = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(parts, own.contiguous(), group=self.group)
         return torch.cat(parts)
+
+    def rows(self, own: np.ndarray) -> np.ndarray:
+        """The rows that each rank has of an array, joined in the order of ranks."""
+        return self.all_gather(torch.from_numpy(np.ascontiguousarray(own))).numpy()
 
     def gather_object(self, thing: Any, dst: int = 0) -> list[Any] | None:
         """The objects of all ranks in order, on rank `dst`; None elsewhere."""

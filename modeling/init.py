@@ -37,7 +37,7 @@ def build_model(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
     """
     import torch
 
-    model = _skeleton(config, "cpu")
+    model = skeleton(config, "cpu")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.from_numpy(_initial(name, tuple(parameter.shape), config, seed)))
@@ -47,7 +47,7 @@ def build_model(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
 
 def count_parameters(config: "PreTrainedConfig") -> Parameters:
     """Count on the meta device: nothing is allocated, whatever the size."""
-    model = _skeleton(config, "meta")
+    model = skeleton(config, "meta")
     shared = {id(p): p.numel() for p in model.parameters()}
     tables = {id(parameter): parameter.numel() for parameter in embedding_parameters(model)}
     total, embedding = sum(shared.values()), sum(tables.values())
@@ -63,7 +63,8 @@ def embedding_parameters(model: "PreTrainedModel") -> list[Any]:
     return tables if head is None else [*tables, head.weight]
 
 
-def _skeleton(config: "PreTrainedConfig", device: str) -> "PreTrainedModel":
+def skeleton(config: "PreTrainedConfig", device: str) -> "PreTrainedModel":
+    """The causal LM of a config in fp32 without initial weights; on `meta` without storage."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from isotok.errors import InterruptedRun, IsotokError
-from isotok.interrupts import Interrupted, raise_on_signals
+from isotok.interrupts import Interrupted, raise_on_signals, signal_name
 from isotok.progress import set_label
 from scripts.compose import add_plugins
 from scripts.stages import build_node
@@ -99,7 +99,7 @@ class Child:
         if code >= 0:
             how = f"ended with exit code {code}; see the lines above"
         else:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            name = signal_name(-code)
             how = f"was killed by {name}" + (" (out of memory? jobs= sets how many run)" if name == "SIGKILL" else "")
         return IsotokError(f"{node.stage} {node.name}: its process {how}; run the same command again to go on")
 

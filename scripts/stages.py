@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from isotok.errors import IsotokError
-from isotok.files import check_free_space
+from isotok.files import check_free_space, is_full
 from isotok.progress import say
 from isotok.recipe import build
 from scripts.store import Node, Store
@@ -162,9 +162,7 @@ _STAGES: dict[str, Callable[[Node, Folders, Path], Figures]] = {
 
 
 def _say_os_error(error: OSError) -> str:
-    import errno
-
     where = f"{error.filename}: " if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return f"{where}no space left on the disk; free some or set store=PATH to another disk, then run again"
     return f"{where}{error.strerror or error}"

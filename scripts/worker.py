@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isotok.errors import ConfigError, InterruptedRun, IsotokError
+from isotok.errors import ConfigError, InterruptedRun, IsotokError, one_line
 from isotok.files import read_json
 from isotok.recipe import OWN_PACKAGES
 
@@ -39,7 +39,7 @@ def worker_command(arguments: Sequence[str]) -> None:
         if isinstance(error, InterruptedRun) and os.environ.get("RANK", "0") != "0":
             raise SystemExit(error.exit_code) from None  # rank 0 says it for all
         if is_communication_error(error):  # where torch was then is no news: another rank has ended, and says why
-            raise IsotokError(f"rank {os.environ.get('RANK', '0')} lost the others: {_one_line(error)}") from error
+            raise IsotokError(f"rank {os.environ.get('RANK', '0')} lost the others: {one_line(error)}") from error
         raise
     if os.environ.get("RANK", "0") == "0":
         with os.fdopen(stdout, "w") as file:
@@ -68,10 +68,9 @@ def start_worker(run_dir: Path, engine: "Engine", plugins: Sequence[str]) -> dic
 
 def one_process_only() -> None:
     """Raise ConfigError in a rank: commands that build artefacts hold locks, for which their ranks would wait."""
-    from training.process import ranks_from_slurm
+    from training.process import world_size
 
-    ranks_from_slurm()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise ConfigError(
             "isotok was started as one of several ranks (WORLD_SIZE is set): start a command that builds artefacts "
             "once, with engine.ranks=N; only `isotok worker RUN_DIR` is for torchrun, srun and accelerate"
@@ -97,10 +96,6 @@ def run_worker(run_dir: Path, *, allow: tuple[str, ...] | None = OWN_PACKAGES) -
         missing -= document.n_bytes
     validator = Validator(load_tokenizer(Path(spec["tokenizer"])), texts, spec["budget"]["context_bytes"])
     return run(run_dir, validator, allow=allow)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _listed(arguments: Sequence[str], key: str) -> list[str]:

@@ -21,11 +21,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from isotok.errors import ConfigError, DataError, IsotokError
+from isotok.errors import ConfigError, DataError, IsotokError, one_line
 from isotok.files import hash_key, read_json, sha256_file
 from isotok.progress import say
 
 KINDS = ("weights", "exp_avg", "exp_avg_sq")
+
+Tensors = Mapping[str, Mapping[str, torch.Tensor]]
+"""weights | exp_avg | exp_avg_sq → parameter name → fp32 tensor on the CPU."""
+
 BEST_FILE = "best.json"
 _PREFIX = "step-"
 _SHOWN = 6
@@ -90,7 +94,7 @@ class Checkpoint:
             with safe_open(self.path / file, framework="pt", device="cpu") as opened:
                 yield opened
         except (OSError, SafetensorError) as error:
-            raise DataError(f"{self.path / file}: cannot be read ({_one_line(error)})") from error
+            raise DataError(f"{self.path / file}: cannot be read ({one_line(error)})") from error
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -146,15 +150,15 @@ def verify(path: Path) -> Checkpoint:
     except OSError as error:
         if error.errno in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise IsotokError(unreadable(path, error)) from error
-        raise DataError(f"checkpoint {path} is damaged ({_one_line(error)})") from error
+        raise DataError(f"checkpoint {path} is damaged ({one_line(error)})") from error
     except IsotokError as error:
-        raise DataError(f"checkpoint {path} is damaged ({_one_line(error)})") from error
+        raise DataError(f"checkpoint {path} is damaged ({one_line(error)})") from error
     return open_checkpoint(path)
 
 
 def unreadable(path: Path, error: OSError) -> str:
     return (
-        f"checkpoint {path} cannot be read now ({_one_line(error)}); nothing was changed. Look at the disk and run the "
+        f"checkpoint {path} cannot be read now ({one_line(error)}); nothing was changed. Look at the disk and run the "
         "same command again, or remove that folder to go on from the one before it"
     )
 
@@ -220,7 +224,3 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], above: str 
             yield from _differences(ours[key], theirs[key], f"{name}.")
         elif ours[key] != theirs[key]:
             yield f"{name} {json.dumps(ours[key])}, the checkpoint has {json.dumps(theirs[key])}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

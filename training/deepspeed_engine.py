@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from isotok.errors import DataError
-from training.checkpoint import Checkpoint
+from training.checkpoint import KINDS, Checkpoint, Tensors
 from training.deepspeed_setup import limit_waiting
 from training.optim import adamw, seed_moments
 from training.process_group import Processes
 from training.recipes import Engine, Training
-from training.seam import MOMENTS, Tensors, check_names, copied
+from training.seam import check_names, copied
 from training.watchdog import group_timeout_s
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class DeepSpeedEngine:
     def snapshot(self, kinds: tuple[str, ...], keep: bool) -> Tensors:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        tensors: Tensors = {}
+        tensors: dict[str, dict[str, torch.Tensor]] = {}
         # Every rank takes part for every tensor, in the same order; each holds one whole tensor at a time.
         for kind in kinds:
             for name, parameter in self.module.named_parameters():
@@ -106,12 +106,10 @@ class DeepSpeedEngine:
         return tensors
 
     def shard(self) -> dict[str, torch.Tensor]:
-        parts = {}
-        for i, flat in enumerate(self._flat):
-            parts[f"weights.{i}"] = copied(flat)
-            for kind in MOMENTS:
-                parts[f"{kind}.{i}"] = copied(self._base.state[flat][kind])
-        return parts
+        return {f"{kind}.{i}": copied(self._part(kind, flat)) for i, flat in enumerate(self._flat) for kind in KINDS}
+
+    def _part(self, kind: str, flat: torch.Tensor) -> torch.Tensor:
+        return flat if kind == "weights" else self._base.state[flat][kind]
 
     def load(self, checkpoint: Checkpoint) -> None:
         if checkpoint.native:
@@ -134,7 +132,7 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         named = dict(self.module.named_parameters())
-        for kind in ("weights", *MOMENTS):
+        for kind in KINDS:
             check_names(checkpoint, kind, {name: _shape(parameter) for name, parameter in named.items()})
             if kind == "weights":
                 self._set_masters(checkpoint.read(kind))
@@ -148,11 +146,11 @@ class DeepSpeedEngine:
         parts = checkpoint.shard(dist.get_rank())
         with torch.no_grad():
             for i, flat in enumerate(self._flat):
-                for kind in ("weights", *MOMENTS):
+                for kind in KINDS:
                     part = parts.get(f"{kind}.{i}")
                     if part is None or part.shape != flat.shape:
                         raise DataError(f"{checkpoint.path}: {kind} of another model")
-                    (flat if kind == "weights" else self._base.state[flat][kind]).copy_(part)
+                    self._part(kind, flat).copy_(part)
 
     def _refresh(self) -> None:
         """Working weights from the masters, which loading writes alone."""

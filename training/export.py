@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from isotok.errors import ConfigError, DataError, IsotokError
-from isotok.files import publish_dir, read_json
+from isotok.files import is_full, publish_dir, read_json
 from isotok.recipe import OWN_PACKAGES, build
+from modeling.init import skeleton
 from training.checkpoint import Checkpoint, step_folder, steps_saved, verify
-from training.writer import is_full, read_best
+from training.writer import read_best
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -29,7 +30,7 @@ def export_model(config: "PreTrainedConfig", weights: Mapping[str, torch.Tensor]
     from transformers import GenerationConfig
     from transformers.utils import logging as hf_logging
 
-    model = _skeleton(config)
+    model = skeleton(config, "meta")
     _check(model, weights)
     eos_id = model.config.eos_token_id
     # The model's config names no padding id (see modeling.recipes); generation needs one.
@@ -83,14 +84,6 @@ def export_checkpoint(
     config = recipe.config(len(loaded), int(spec["plan"]["context_tokens"]), loaded.eos_token_id)
     export_model(config, dict(checkpoint.read("weights")), tokenizer, final)
     return checkpoint
-
-
-def _skeleton(config: "PreTrainedConfig") -> "PreTrainedModel":
-    """The config's model without storage: what names its parameters and knows which are tied."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
 
 
 def _check(model: "PreTrainedModel", weights: Mapping[str, torch.Tensor]) -> None:

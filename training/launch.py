@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isotok.errors import InterruptedRun, IsotokError
+from isotok.interrupts import signal_name
 from training.process import ERROR_FILE, LAUNCHER_PID, recorded_error
 from training.signals import StopSignals
 from training.watchdog import DONE, read_report
@@ -199,7 +200,7 @@ def _error(run_dir: Path, worker: Worker) -> IsotokError:
     if record is not None:
         what = f"{'lost the other ranks' if worker.lost_others else 'failed'}: {record['text']}"
     elif worker.code is not None and worker.code < 0:
-        name = _signal_name(-worker.code)
+        name = signal_name(-worker.code)
         hint = " (out of memory?)" if name == "SIGKILL" else ""
         what = f"was killed by {name}{hint}"
     else:
@@ -207,17 +208,8 @@ def _error(run_dir: Path, worker: Worker) -> IsotokError:
     return IsotokError(f"{run_dir}: rank {rank} {what} ({seen}); {_kept(run_dir)}")
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
-
-
 def _kept(run_dir: Path) -> str:
-    from training.checkpoint import steps_saved
+    from training.checkpoint import steps_saved, what_is_kept
 
-    saved = steps_saved(run_dir / "checkpoints")
-    if not saved:
-        return "there is no checkpoint yet"
-    return f"the checkpoint of step {saved[-1]} is kept, the same command resumes"
+    folder = run_dir / "checkpoints"
+    return what_is_kept(folder) + (", the same command resumes" if steps_saved(folder) else "")

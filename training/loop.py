@@ -20,7 +20,7 @@ from training.checkpoint import KINDS, what_is_kept
 from training.meter import Meter, NotFinite
 from training.schedule import learning_rate, validation_steps
 from training.seam import TrainingEngine
-from training.setup import Agreed, Setup, Totals
+from training.setup import Agreed, Setup, Totals, spent
 from training.signals import SIGNALS
 from training.streams import Batch, Prefetch, units_between
 from training.writer import save_native
@@ -149,9 +149,7 @@ def validate(setup: Setup, totals: Totals, meter: Meter) -> None:
     if setup.tracker is not None:
         # Marked first: a run that is killed in between validates again, and would not mark what it finds written.
         setup.writer.mark_best(totals.step, score)
-        flops = totals.step * setup.plan.flops_per_step
-        row = {"step": totals.step, "tokens": totals.tokens, "bytes": totals.bytes, "flops": flops}
-        setup.tracker.write({**row, "validation_bpb": score})
+        setup.tracker.write({**spent(setup.plan, totals), "validation_bpb": score})
     say(f"step {totals.step:,}/{setup.plan.stop_step:,}: validation {score:.4f} bits/byte")
     meter.restart_clock()
 
@@ -160,13 +158,12 @@ def save(setup: Setup, totals: Totals, state: np.ndarray, meter: Meter) -> None:
     """A checkpoint of this step, after the metrics that lead to it; gathered ones go to disk in the background."""
     meter.flush()
     setup.watchdog.enter("save", totals.step)
-    rows = setup.ranks.all_gather(torch.from_numpy(np.ascontiguousarray(state)))
     record = {
         **asdict(totals),
+        **spent(setup.plan, totals),
         **setup.record,
-        "flops": totals.step * setup.plan.flops_per_step,
         "optimizer_step": setup.engine.optimizer_step,
-        "rows": rows.tolist(),
+        "rows": setup.ranks.rows(state).tolist(),
         "layout": setup.engine.layout,
     }
     sync = setup.tracker.sync if setup.tracker is not None else (lambda: None)
@@ -213,10 +210,7 @@ def interrupted(setup: Setup, totals: Totals, signal: str) -> InterruptedRun:
 
 def not_finite(setup: Setup, error: NotFinite) -> DataError:
     """Name the documents of the step whose figures are not finite; every rank comes here at the same step."""
-    before, after = (
-        setup.ranks.all_gather(torch.from_numpy(np.ascontiguousarray(state))).numpy()
-        for state in (error.batch.state, error.batch.state_after)
-    )
+    before, after = setup.ranks.rows(error.batch.state), setup.ranks.rows(error.batch.state_after)
     units = units_between(before, after, len(setup.streams.data), setup.seed)
     named = ", ".join(str(unit) for unit in units[:20]) + (f" and {len(units) - 20} more" if len(units) > 20 else "")
     settle(setup)

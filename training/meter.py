@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from isotok.progress import say
-from training.setup import Agreed, Setup, Totals
+from training.setup import Agreed, Setup, Totals, spent
 from training.streams import Batch
 from training.tracking import bits_per_byte
 
@@ -27,7 +27,6 @@ class Pending:
     """A step whose gradient norm may still be on the device."""
 
     row: dict[str, Any]
-    nats: float
     norm: torch.Tensor
     batch: Batch
 
@@ -53,22 +52,21 @@ class Meter:
 
     def add(self, batch: Batch, agreed: Agreed, norm: torch.Tensor, lr: float, waited_s: float, took_s: float) -> None:
         totals, plan = self.totals, self.setup.plan
-        flops = totals.step * plan.flops_per_step
-        row = {"step": totals.step, "tokens": totals.tokens, "bytes": totals.bytes, "flops": flops, "lr": lr}
-        n_bytes = agreed.bytes
-        train = {
+        row = {
+            **spent(plan, totals),
+            "lr": lr,
             "train_nats": agreed.nats,
-            "train_bytes": n_bytes,
-            "train_bpb": bits_per_byte(agreed.nats, n_bytes),
+            "train_bytes": agreed.bytes,
+            "train_bpb": bits_per_byte(agreed.nats, agreed.bytes),
         }
-        self.pending = Pending(row | train, agreed.nats, norm, batch)
+        self.pending = Pending(row, norm, batch)
         totals.train_s += took_s
         totals.data_wait_s += waited_s
         self.waited_s += waited_s
         self.busy_s += took_s
         self.steps += 1
         self.tokens += plan.rows * plan.context_tokens
-        self.bytes += n_bytes
+        self.bytes += agreed.bytes
         self.nats += agreed.nats
         if self.eager:
             self.flush()
@@ -82,7 +80,7 @@ class Meter:
             return
         self.norm = float(step.norm)
         if not math.isfinite(self.norm):
-            raise NotFinite(step.row["step"], step.nats, self.norm, step.batch)
+            raise NotFinite(step.row["step"], step.row["train_nats"], self.norm, step.batch)
         if self.setup.tracker is not None:
             self.setup.tracker.write({**step.row, "grad_norm": self.norm})
 

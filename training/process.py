@@ -176,6 +176,12 @@ def ranks_from_slurm() -> None:
     environment.setdefault("MASTER_PORT", str(20_000 + (101 * job + step) % 40_000))
 
 
+def world_size() -> int:
+    """How many ranks whoever started this process asked for: torchrun, srun, accelerate; one without."""
+    ranks_from_slurm()
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def node_address(host: str) -> str:
     """Where SLURM itself reaches a node, which need not be under its name; the name where SLURM cannot be asked."""
     try:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from isotok.errors import ConfigError
 from isotok.ranks import Ranks
-from training.process import explain_start_failure, ranks_from_slurm
+from training.process import explain_start_failure, world_size
 from training.recipes import Engine, Training
 from training.watchdog import group_timeout_s
 
@@ -60,8 +60,7 @@ def started(engine: Engine, training: Training) -> Iterator[Processes]:
 
     One process without DeepSpeed needs none. Raises ConfigError where the ranks cannot meet.
     """
-    ranks_from_slurm()
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = world_size()
     device = choose_device(engine)
     if size == 1 and engine.zero == 0:
         yield Processes(Ranks(), device)

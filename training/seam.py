@@ -11,12 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from isotok.errors import DataError
-from training.checkpoint import Checkpoint
-
-Tensors = dict[str, dict[str, torch.Tensor]]
-"""weights | exp_avg | exp_avg_sq → parameter name → fp32 tensor on the CPU."""
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from training.checkpoint import Checkpoint, Tensors
 
 
 class TrainingEngine(Protocol):

@@ -31,6 +31,12 @@ class Totals:
     data_wait_s: float = 0.0
 
 
+def spent(plan: Plan, totals: Totals) -> dict[str, Any]:
+    """What a run has used up so far, in every unit of a budget: the head of its lines and checkpoints."""
+    flops = totals.step * plan.flops_per_step
+    return {"step": totals.step, "tokens": totals.tokens, "bytes": totals.bytes, "flops": flops}
+
+
 @dataclass
 class Setup:
     """What the loop works with; see `training.worker` for how it comes together.

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from training.checkpoint import Checkpoint
+from training.checkpoint import KINDS, Checkpoint, Tensors
 from training.optim import adamw, seed_moments
 from training.process_group import Processes
 from training.recipes import Engine, Training
-from training.seam import MOMENTS, Tensors, check_names, copied
+from training.seam import check_names, copied
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -75,7 +75,7 @@ class TorchEngine:
     def load(self, checkpoint: Checkpoint) -> None:
         named = dict(self.module.named_parameters())
         with torch.no_grad():
-            for kind in ("weights", *MOMENTS):
+            for kind in KINDS:
                 check_names(checkpoint, kind, {name: tuple(p.shape) for name, p in named.items()})
                 for name, tensor in checkpoint.read(kind):
                     self._tensor(kind, named[name]).copy_(tensor)

@@ -11,11 +11,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from isotok.errors import IsotokError
-from isotok.files import canonical_json, write_text
+from isotok.errors import IsotokError, one_line
+from isotok.files import canonical_json, is_full, write_text
 from isotok.progress import say
 from training.checkpoint import what_is_kept
-from training.writer import is_full
 
 WandbMode = Literal["offline", "online", "disabled"]
 
@@ -47,7 +46,7 @@ class Tracker:
             try:
                 self._wandb.log({key: value for key, value in row.items() if key != "step"}, step=row["step"])
             except Exception as error:
-                say(f"warning: wandb stopped ({_one_line(error)}); metrics go on in {self._metrics_path}")
+                say(f"warning: wandb stopped ({one_line(error)}); metrics go on in {self._metrics_path}")
                 self._wandb = None
 
     def write_timing(self, row: dict[str, Any]) -> None:
@@ -84,7 +83,7 @@ class Tracker:
             try:
                 self._wandb.finish()
             except Exception as error:
-                say(f"warning: wandb did not finish ({_one_line(error)}); metrics are in {self._metrics_path}")
+                say(f"warning: wandb did not finish ({one_line(error)}); metrics are in {self._metrics_path}")
 
     def _append(self, file: TextIO, row: dict[str, Any]) -> None:
         if self._error is not None:
@@ -131,9 +130,5 @@ def _start_wandb(run_dir: Path, mode: WandbMode, run_id: str, label: str) -> Any
             project="isotok", name=label, id=run_id, resume="allow", mode=mode, dir=run_dir, settings=settings
         )
     except Exception as error:
-        say(f"warning: wandb did not start ({_one_line(error)}); going on without it")
+        say(f"warning: wandb did not start ({one_line(error)}); going on without it")
         return None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from training.engines import prepare
 from training.export import export_model
 from training.figures import loss_figures, parameter_figures, timing_figures, weights_sha256
 from training.loop import train
-from training.process import ranks_from_slurm
+from training.process import world_size
 from training.process_group import Processes, started
 from training.recipes import Engine, Training
 from training.rehearsal import rehearse, rows_of_rank
@@ -58,11 +57,9 @@ def run(
     training = build(spec["training"], "training", allow=allow)
     engine = build(spec["engine"], "engine", allow=allow)
     threads = torch.get_num_threads()
-    ranks_from_slurm()
     with contextlib.ExitStack() as stack:
         # Signals first: whoever started the ranks passes them on once the watchdog's file is there.
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        signals = stack.enter_context(StopSignals(exit_at_once=several))
+        signals = stack.enter_context(StopSignals(exit_at_once=world_size() > 1))
         processes = stack.enter_context(started(engine, training))
         ranks = processes.ranks
         stack.callback(torch.set_num_threads, threads)
@@ -122,8 +119,9 @@ def _run(
         if ranks.rank == 0:
             tracker = Tracker(run_dir, totals.step, training.wandb, wandb_id, str(spec["label"]))
             stack.callback(tracker.close)
+        # Left before the tracker, whose file a save under way still flushes.
         writer = CheckpointWriter(run_dir / "checkpoints", training.keep_last, training.keep_best)
-        stack.callback(writer.close)  # before the tracker, whose file a save under way still flushes
+        stack.enter_context(writer)
         setup = Setup(
             run_dir=run_dir,
             seed=seed,
@@ -152,7 +150,7 @@ def _finish(
     """The model's folder and the figures of a run that has come to its end; every rank calls it and gets them."""
     run_dir, plan, ranks = setup.run_dir, setup.plan, setup.ranks
     setup.watchdog.enter("export", totals.step)
-    rows = ranks.all_gather(torch.from_numpy(np.ascontiguousarray(state))).numpy()
+    rows = ranks.rows(state)
     weights = setup.engine.snapshot(("weights",), keep=ranks.rank == 0).get("weights", {})
     if ranks.rank == 0:
         export_model(config, weights, Path(spec["tokenizer"]), run_dir / "model")

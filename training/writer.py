@@ -4,7 +4,6 @@ A folder is written beside, flushed, summed up and renamed, in this order, so th
 writer come out of `wait` alone: on one rank of several, an exception in `save` would leave the others in a collective.
 """
 
-import errno
 import math
 import shutil
 import threading
@@ -17,15 +16,21 @@ import torch
 from safetensors.torch import save_file
 
 from isotok.errors import IsotokError
-from isotok.files import check_free_space, fsync_path, hash_key, publish_dir, read_json, sha256_file, write_json
+from isotok.files import (
+    check_free_space,
+    fsync_path,
+    hash_key,
+    is_full,
+    publish_dir,
+    read_json,
+    sha256_file,
+    write_json,
+)
 from isotok.progress import say
-from training.checkpoint import BEST_FILE, shard_name, step_folder, steps_saved, what_is_kept
+from training.checkpoint import BEST_FILE, Tensors, shard_name, step_folder, steps_saved, what_is_kept
 
 if TYPE_CHECKING:
     from isotok.ranks import Ranks
-
-Tensors = Mapping[str, Mapping[str, torch.Tensor]]
-"""weights | exp_avg | exp_avg_sq → parameter name → fp32 tensor on the CPU."""
 
 SHARD_BYTES = 4_000_000_000
 """A kind of tensors larger than this goes into several files."""
@@ -292,10 +297,3 @@ def _no_space(folder: Path, step: int) -> str:
         f"{folder}: no space left on the disk for the checkpoint of step {step}; {what_is_kept(folder)}. "
         "Free some and run the same command, or set store=PATH to another disk"
     )
-
-
-def is_full(error: Exception) -> bool:
-    """Whether the disk or a quota is full, as Python, safetensors or `isotok.files` say it."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "no space left" in str(error).lower()
