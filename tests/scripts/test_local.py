@@ -3,11 +3,9 @@
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -16,10 +14,9 @@ from isotok.errors import DataError, InterruptedRun, IsotokError
 from scripts.compose import add_plugins
 from scripts.local import run_graph
 from scripts.store import Node, Store
+from tests.processes import running, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("local")]
-
-ROOT = Path(__file__).resolve().parents[2]
 
 PLUGIN = """
     import os, signal, subprocess, sys, time
@@ -118,29 +115,8 @@ def built(place: Path) -> set[str]:
     return {path.parent.name.partition("-")[0] for path in (place / "runs").glob("*/*/manifest.json")}
 
 
-@contextmanager
-def parent(place: Path, *targets: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(place), *targets],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
-
-
-def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
+def parent(place: Path, *targets: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return running(PARENT, str(place), *targets)
 
 
 def started(place: Path, *names: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.conftest import artefacts  # noqa: F401  a fixture
-from tests.training.whole_runs import SINGLE, finish, gone, landed, prepare, same_bits, started, wait_for
+from tests.training.whole_runs import SINGLE, finish, gone, kill_at, landed, prepare, same_bits, started, wait_for
 from training import Engine
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
@@ -33,14 +33,7 @@ def test_single_runs(artefacts: dict[str, Path], tmp_path: Path) -> None:  # noq
     whole, cut = (prepare(artefacts, tmp_path / name, SINGLE, steps=500) for name in ("whole", "cut"))
     finish(whole)
     moments = random.Random(1)
-    landings: Counter[str] = Counter()
-    for kind in kills(36, moments):
-        with started(cut, SLOW_UNIT_S="0.15") as run:
-            wait_for(run, kind, moments)
-            run.signal(signal.SIGKILL)
-            assert run.wait() == -signal.SIGKILL, "the kill landed in a run"
-            landings.update(landed(run))
-        assert not (cut / "train.json").exists()
+    landings = kill_at(cut, kills(36, moments), moments)
     print(f"36 kills of a single run: {dict(landings)}")
     assert all(landings[kind] >= needed for kind, needed in NEEDED.items()), landings
     finish(cut)

@@ -1,6 +1,7 @@
 """A corpus, a tokenizer and token data that are small enough to train on within a test."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tokenization import BPE, encode_corpus, train_tokenizer
+
+if TYPE_CHECKING:
+    from tests.training.engine_lab import Lab
 
 TEXT = "the sea was calm and a ship sailed over it to an island of old stone where no one had been before"
 WORDS = TEXT.split()
@@ -47,3 +51,11 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     train_tokenizer(BPE(vocab_size=290), folders["corpus"], folders["tokenizer"])
     encode_corpus(folders["corpus"], folders["tokenizer"], folders["tokens"])
     return folders
+
+
+@pytest.fixture(scope="module")
+def lab(artefacts: dict[str, Path]) -> "Lab":
+    """Runs of all engines, made once; see `engine_lab`."""
+    from tests.training.engine_lab import get_lab
+
+    return get_lab(artefacts)

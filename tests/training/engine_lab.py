@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -27,6 +28,9 @@ from training.tracking import read_metrics
 
 WORKER = Path(__file__).with_name("engine_worker.py")
 ROOT = WORKER.parents[2]
+in_one_place = pytest.mark.xdist_group("engines")
+"""Tests of one lab run in one process, which then makes it once."""
+
 KINDS = ("weights", "exp_avg", "exp_avg_sq")
 ENGINES = {"single": (1, 0), "ddp": (2, 0), "zero1": (2, 1), "zero2": (2, 2), "zero3": (2, 3)}
 """ranks, zero"""

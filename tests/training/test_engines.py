@@ -18,7 +18,7 @@ from tests.training.engine_lab import (
     apart,
     checkpoint,
     column,
-    get_lab,
+    in_one_place,
     outcomes,
     same_bits,
     state_of,
@@ -26,15 +26,10 @@ from tests.training.engine_lab import (
     tensors_of,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
+pytestmark = [pytest.mark.slow, in_one_place]
 
 OF_THE_RUN = ("step", "tokens", "bytes", "flops", "optimizer_step", "rows", "made_for")
 """What a checkpoint says that must not depend on the engine. Seconds and the id of tracking belong to the folder."""
-
-
-@pytest.fixture(scope="module")
-def lab(artefacts: dict[str, Path]) -> Lab:
-    return get_lab(artefacts)
 
 
 def same_tensors(run: Path, other: Path, step: int) -> bool:

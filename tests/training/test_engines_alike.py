@@ -22,7 +22,7 @@ from tests.training.engine_lab import (
     checkpoint,
     column,
     engine_of,
-    get_lab,
+    in_one_place,
     same_bits,
     state_of,
     tensors_apart,
@@ -34,16 +34,8 @@ from training.engines import prepare
 from training.loop import losses
 from training.worker import run as run_worker
 
-slow = pytest.mark.slow
-in_one_place = pytest.mark.xdist_group("engines")
 
-
-@pytest.fixture(scope="module")
-def lab(artefacts: dict[str, Path]) -> Lab:
-    return get_lab(artefacts)
-
-
-@slow
+@pytest.mark.slow
 @in_one_place
 @pytest.mark.parametrize("kind", ["base", "long", "untied"])
 @pytest.mark.parametrize("name", SHARED)
@@ -57,7 +49,7 @@ def test_the_first_gradient_is_that_of_one_process(lab: Lab, name: str, kind: st
     assert column(lab.start(name, kind), "grad_norm")[0] == pytest.approx(norm, rel=1e-6), "the norm is of another"
 
 
-@slow
+@pytest.mark.slow
 @in_one_place
 @pytest.mark.parametrize("name", SHARED)
 def test_losses_and_norms_stay_those_of_one_process(lab: Lab, name: str) -> None:
@@ -73,14 +65,14 @@ def test_losses_and_norms_stay_those_of_one_process(lab: Lab, name: str) -> None
         assert tensors_apart(ours, theirs)[0] <= 1e-5
 
 
-@slow
+@pytest.mark.slow
 @in_one_place
 @pytest.mark.parametrize("name", ENGINES)
 def test_all_start_from_the_same_weights(lab: Lab, name: str) -> None:
     assert same_bits(*(tensors_of(lab.start(one) / "start", "weights") for one in (name, "single")))
 
 
-@slow
+@pytest.mark.slow
 @in_one_place
 @pytest.mark.parametrize("name", ENGINES)
 def test_bf16_is_near_ddp(lab: Lab, name: str) -> None:
@@ -93,7 +85,7 @@ def test_bf16_is_near_ddp(lab: Lab, name: str) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in saved.values())
 
 
-@slow
+@pytest.mark.slow
 @in_one_place
 @pytest.mark.parametrize("name", [name for name in STOCHASTIC if name != "single"])
 def test_stochastok_draws_the_same_on_any_ranks(lab: Lab, name: str) -> None:

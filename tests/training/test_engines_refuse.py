@@ -17,7 +17,7 @@ from tests.training.engine_lab import (
     checkpoint,
     column,
     engine_of,
-    get_lab,
+    in_one_place,
     outcomes,
     same_bits,
     tensors_of,
@@ -26,16 +26,8 @@ from tests.training.engine_lab import (
 from tokenization import BPE, encode_corpus, train_tokenizer
 from training.worker import run as run_worker
 
-slow = pytest.mark.slow
-in_one_place = pytest.mark.xdist_group("engines")
 
-
-@pytest.fixture(scope="module")
-def lab(artefacts: dict[str, Path]) -> Lab:
-    return get_lab(artefacts)
-
-
-@slow
+@pytest.mark.slow
 @in_one_place
 @pytest.mark.parametrize("fault", ["loss", "gradient"])
 @pytest.mark.parametrize("name", ENGINES)
@@ -66,7 +58,7 @@ def test_what_is_not_finite_on_one_rank_stops_all_before_an_update(lab: Lab, nam
         assert same_bits(by_loss, by_gradient), f"{kind} differ by whether an update was tried"
 
 
-@slow
+@pytest.mark.slow
 @in_one_place
 @pytest.mark.parametrize(
     ("name", "kind", "message"),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from scripts.worker import start_worker
-from tests.training.engine_lab import ROOT, engine_of, write_run
+from tests.training.engine_lab import ROOT, engine_of, in_one_place, write_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
+pytestmark = [pytest.mark.slow, in_one_place]
 
 WORKER = ["-m", "scripts.cli", "worker"]
 

@@ -4,12 +4,11 @@ import os
 import random
 import re
 import signal
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.training.whole_runs import DDP, finish, gone, landed, prepare, same_bits, started, wait_for
+from tests.training.whole_runs import DDP, finish, gone, kill_at, prepare, same_bits, started
 
 pytestmark = pytest.mark.slow
 
@@ -18,14 +17,7 @@ def test_kill_and_resume_gives_the_same_bits(artefacts: dict[str, Path], tmp_pat
     whole, cut = (prepare(artefacts, tmp_path / name) for name in ("whole", "cut"))
     finish(whole)
     moments = random.Random(7)
-    counts: Counter[str] = Counter()
-    for kind in ("save", "wait", "validate", "random", "save", "random"):
-        with started(cut, SLOW_UNIT_S="0.15") as run:
-            wait_for(run, kind, moments)
-            run.signal(signal.SIGKILL)
-            assert run.wait() == -signal.SIGKILL, "the kill landed in a run"
-            counts.update(landed(run))
-        assert not (cut / "train.json").exists()
+    counts = kill_at(cut, ("save", "wait", "validate", "random", "save", "random"), moments)
     assert counts["save"] >= 1 and counts["wait"] >= 1 and counts["validate"] >= 1, counts
     assert "resuming from step" in finish(cut)
     same_bits(cut, whole)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from isotok.errors import ConfigError, DataError, InterruptedRun, IsotokError
+from tests.processes import running, until
 from training.launch import Worker, judge, launch
 
 pytestmark = pytest.mark.slow
@@ -54,30 +55,11 @@ def run(run_dir: Path, ranks: int = 2, **options: object) -> None:
 def parent(run_dir: Path, behaviour: str = "", steps: int = 100_000) -> Iterator[subprocess.Popen[str]]:
     """A process that launches two ranks; no rank may outlive the block."""
     arguments = command(run_dir, steps, 60, behaviour)[1:]
-    process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(run_dir), *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
     try:
-        yield process
+        with running(PARENT, str(run_dir), *arguments) as process:
+            yield process
     finally:
-        process.kill()
-        process.wait()
-        for stream in (process.stdout, process.stderr):
-            assert stream is not None
-            stream.close()
         until(lambda: not workers_of(run_dir))
-
-
-def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def workers_of(run_dir: Path) -> list[int]:

@@ -6,7 +6,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,19 @@ class Run:
                 report = json.loads(path.read_text())
                 found[int(report["rank"])] = int(report["pid"])
         return found
+
+
+def kill_at(cut: Path, kinds: Iterable[str], moments: random.Random) -> Counter[str]:
+    """Start the run and kill -9 it at a moment of each kind in turn; what it was doing when it died, counted."""
+    landings: Counter[str] = Counter()
+    for kind in kinds:
+        with started(cut, SLOW_UNIT_S="0.15") as run:
+            wait_for(run, kind, moments)
+            run.signal(signal.SIGKILL)
+            assert run.wait() == -signal.SIGKILL, "the kill landed in a run"
+            landings.update(landed(run))
+        assert not (cut / "train.json").exists()
+    return landings
 
 
 @contextlib.contextmanager
