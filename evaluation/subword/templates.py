@@ -1,4 +1,4 @@
-"""Wordings of LangGame's questions: the paper's, and compact ones that cost a third of the tokens.
+"""Wordings of LangGame's questions: the paper's, and compact ones of half as many tokens.
 
 In every prompt each option stands after a space, so that it has the form of the answer, which brings its own space.
 """
@@ -29,12 +29,12 @@ _PHRASES = {
     "shortest": "is shortest",
 }
 _COMPACT = (
-    "which {phrase}? {words} ->",
-    "which {phrase}: {words} ->",
-    "{phrase}: {words} ->",
-    "of {words} which {phrase} ->",
-    "one of {words}: {phrase} ->",
-    "in {words}, what {phrase} ->",  # the last is held out
+    "which {phrase}? {words}:",
+    "which {phrase}: {words}.",
+    "{phrase}: {words}:",
+    "of {words} which {phrase}?",
+    "one of {words} {phrase}:",
+    "in {words}, what {phrase}?",  # the last is held out
 )
 _HEADS = ("Which {one}", "Which of {the} {many}", "What {one}")  # the last is held out
 _INTROS = ("{the} {many}:", "{the} {many} are:", "These are {the} {many}:")  # likewise
