@@ -4,7 +4,7 @@
     tokenizer = SuperBPE(vocab_size=4096).train(texts)     # a transformers PreTrainedTokenizerFast
 
 Recipes: `BPE`, `SuperBPE`, `Unigram`, `WordPiece`, `ByteLevel`, `ExistingTokenizer`; transforms of ids: `NoTransform`,
-`StochasTok`, `BPEDropout`.
+`StochasTok`, `BPEDropout`, `MatchedDropout`.
 Importing this package imports neither torch nor transformers; training and loading do.
 """
 
@@ -13,6 +13,7 @@ from tokenization.byte_level import ByteLevel
 from tokenization.chunks import Chunks, chunks_of, count_chunks, count_corpus
 from tokenization.corpus import Document, build_corpus, read_documents
 from tokenization.dropout import BPEDropout
+from tokenization.dropout_match import MatchedDropout
 from tokenization.encode import TokenData, encode_corpus
 from tokenization.existing import ExistingTokenizer
 from tokenization.merges import Vetoes, learn_merges
@@ -32,6 +33,7 @@ __all__ = [
     "Chunks",
     "Document",
     "ExistingTokenizer",
+    "MatchedDropout",
     "NoTransform",
     "StochasTok",
     "SuperBPE",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from isotok.errors import ConfigError, DataError
 from isotok.keyed import keyed_int
 from isotok.recipe import Field, recipe
-from tokenization.transform import Apply
+from tokenization.transform import Apply, Spent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ class BPEDropout:
         pieces = piece_splitter(tokenizer)
         table, text_bytes, bounds = merge_table(tokenizer)
 
-        def apply(ids: "np.ndarray", epoch: int, unit: int) -> "np.ndarray":
+        def apply(ids: "np.ndarray", epoch: int, unit: int, spent: Spent = (0.0, 0.0), /) -> "np.ndarray":
             import numpy as np
 
             from tokenization import dropout_kernel

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from isotok.errors import DataError
 from isotok.keyed import keyed_rng
 from isotok.recipe import Field, recipe
-from tokenization.transform import Apply
+from tokenization.transform import Apply, Spent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ class StochasTok:
     fresh: new draws each epoch; false repeats the first epoch's, as the paper's offline expansion does.
     """
 
-    p: Annotated[float, Field(ge=0, le=4)] = 0.1
+    p: Annotated[float, Field(ge=0, le=1)] = 0.1
     rounding: Literal["floor", "stochastic"] = "floor"
     fresh: bool = False
 
@@ -48,7 +48,7 @@ class StochasTok:
         cuts = cut_table(tokenizer)
         vocab_size = len(cuts.starts) - 1
 
-        def apply(ids: "np.ndarray", epoch: int, unit: int) -> "np.ndarray":
+        def apply(ids: "np.ndarray", epoch: int, unit: int, spent: Spent = (0.0, 0.0), /) -> "np.ndarray":
             import numpy as np
 
             # The kernel looks ids up without a check of its own.

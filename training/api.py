@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from isotok.progress import say
 from isotok.recipe import describe
-from tokenization.transform import NoTransform, Transform
+from tokenization.transform import NoTransform, Transform, fit_transform
 from training.budget import Budget, plan_run
 from training.recipes import Engine, Training
 
@@ -79,7 +79,8 @@ def prepare_run(
 
     on_cpu = check_engine(engine) == "cpu"
     data, loaded = TokenData.open(tokens, "train"), load_tokenizer(tokenizer)
-    plan = plan_run(budget, model, training, transform, data, loaded)
+    fitted = fit_transform(transform, data, loaded)
+    plan = plan_run(budget, model, training, fitted, data, loaded)
     micro_rows_of(engine, plan, data.vocab_size, int(os.environ.get("WORLD_SIZE", engine.ranks)), on_cpu)
     for warning in plan.warnings:
         say(f"warning: {warning}")
@@ -89,7 +90,8 @@ def prepare_run(
         "tokens": str(tokens.resolve()),
         "tokenizer": str(tokenizer.resolve()),
         "model": describe(model),
-        "transform": describe(transform),
+        "transform": describe(fitted),
+        "transform_asked": describe(transform),
         "budget": describe(budget),
         "training": describe(training),
         "engine": describe(engine),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from isotok.errors import ConfigError
 from isotok.recipe import Field, recipe
+from tokenization.transform import fit_transform
 from training.recipes import Training
 from training.schedule import warmup_steps
 
@@ -82,7 +83,11 @@ def plan_run(
     data: "UnitData",
     tokenizer: "PreTrainedTokenizerFast",
 ) -> Plan:
-    """Resolve a budget for one arm from its training split. Raises ConfigError where the comparison would not hold."""
+    """Resolve a budget for one arm from its training split. Raises ConfigError where the comparison would not hold.
+
+    A transform whose settings come from the data is fitted first.
+    """
+    transform = fit_transform(transform, data, tokenizer)
     plan = resolve_budget(
         budget,
         model,

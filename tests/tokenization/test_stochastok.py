@@ -93,7 +93,7 @@ def test_distribution_equals_the_enumerated_one():
 
 
 @settings(max_examples=60, deadline=None)
-@given(text=st.text(max_size=200), p=st.sampled_from([0.0, 0.1, 1.0, 3.0]), unit=st.integers(0, 9))
+@given(text=st.text(max_size=200), p=st.sampled_from([0.0, 0.1, 0.5, 1.0]), unit=st.integers(0, 9))
 def test_spells_the_same_text(bpe, text, p, unit):
     ids = np.array([*encode_text(bpe, text), bpe.eos_token_id], dtype=np.uint16)
     out = StochasTok(p=p).bind(bpe, 0)(ids, 0, unit)
