@@ -107,7 +107,8 @@ def corpus_figures(folder: Path) -> dict[str, Any]:
 
 
 def split_groups(documents: Iterable[Document], recipe: Corpus) -> dict[str, str]:
-    """Assign whole groups to splits: {group: split}, by a keyed hash of the group's name and by bytes.
+    """Assign whole groups to splits: {group: split}, by a keyed hash of the group's name and by bytes, or as the
+    recipe's `split_of` says.
 
     Each domain is split alone, so that each is held out in about the same share; domains of fewer than three groups
     are put together. Within one, groups in hash order fill the test split and then the validation split until each
@@ -118,6 +119,9 @@ def split_groups(documents: Iterable[Document], recipe: Corpus) -> dict[str, str
     for document in documents:
         domain.setdefault(document.group, document.domain)
         size[document.group] += document.n_bytes
+    decided = {group: split for group in size if (split := recipe.split_of(group))}
+    if decided:
+        return decided
     if len(size) < 3:
         raise DataError(
             f"{recipe.label}: {len(size)} group(s) of documents, but train, validation and test each need their own; "

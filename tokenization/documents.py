@@ -69,6 +69,10 @@ class Corpus:
         """The raw documents in a fixed order; what was skipped or repaired is counted in `tally`."""
         raise NotImplementedError
 
+    def split_of(self, group: str) -> str | None:
+        """The split of a group, for a source that decides itself (for all its groups); None: by hash and bytes."""
+        return None
+
 
 def cut(document: Document, max_bytes: int) -> list[Document]:
     """The document, or parts of at most `max_bytes` named id#0, id#1 ... whose texts join to the document's."""
