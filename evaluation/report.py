@@ -93,8 +93,8 @@ def build_results(study: Study, lines: curves.Curves, out: Path) -> dict[str, An
         "timing": _timing(study),
     }
     results["caveats"] = caveats.caveats(study, results)
-    plain: dict[str, Any] = _plain(results)
-    return plain
+    made: dict[str, Any] = plain(results)
+    return made
 
 
 def results_csv(results: Mapping[str, Any]) -> str:
@@ -102,7 +102,7 @@ def results_csv(results: Mapping[str, Any]) -> str:
     rows = []
     for name, arm in results["arms"].items():
         for run in arm["runs"]:
-            rows.append({"arm": name, **_flat(run)})
+            rows.append({"arm": name, **flat(run)})
     header = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, header, lineterminator="\n", restval="")
@@ -332,26 +332,26 @@ def _provenance(study: Study, out: Path) -> dict[str, Any]:
     for arm in study.arms.values():
         for run in arm.runs:
             manifests[f"{arm.name}/{run.seed}"] = {
-                stage: _link(run.folders[stage] / "manifest.json", out) for stage, made in run.manifests.items() if made
+                stage: link(run.folders[stage] / "manifest.json", out) for stage, made in run.manifests.items() if made
             }
             for stage in ("tokenizer", "encode", "pretrain", "evaluate"):
-                for name, value in _flat(run.manifests[stage].get("provenance", {})).items():
+                for name, value in flat(run.manifests[stage].get("provenance", {})).items():
                     values = distinct.setdefault(name, [])
                     if str(value) not in values:
                         values.append(str(value))
         first = arm.runs[0]
-        configs[arm.name] = _flat({stage: first.manifests[stage].get("config", {}) for stage in STAGES})
+        configs[arm.name] = flat({stage: first.manifests[stage].get("config", {}) for stage in STAGES})
     reference = study.reference_folder
     return {
         "manifests": manifests,
-        "reference": _link(reference / "reference.json", out) if reference else None,
+        "reference": link(reference / "reference.json", out) if reference else None,
         "versions": dict(sorted(distinct.items())),
         "overrides": {arm.name: list(arm.overrides) for arm in study.arms.values()},
-        "config_differences": _config_differences(configs, study.baseline),
+        "config_differences": config_differences(configs, study.baseline),
     }
 
 
-def _config_differences(configs: Mapping[str, Mapping[str, Any]], baseline: str) -> list[dict[str, Any]]:
+def config_differences(configs: Mapping[str, Mapping[str, Any]], baseline: str) -> list[dict[str, Any]]:
     """Keys in which an arm's configs (of its first seed) differ from the baseline's."""
     keys = sorted({key for config in configs.values() for key in config})
     rows = []
@@ -373,22 +373,23 @@ def _timing(study: Study) -> dict[str, Any]:
     }
 
 
-def _link(path: Path, out: Path) -> str:
+def link(path: Path, out: Path) -> str:
+    """From a page in the folder `out` to a file, relative."""
     return quote(Path(os.path.relpath(path.resolve(), out.resolve())).as_posix(), safe="/.-_~=")
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings with dotted keys."""
-    flat: dict[str, Any] = {}
+    made: dict[str, Any] = {}
     for key, value in data.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
+        made.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return made
 
 
-def _plain(data: Any) -> Any:
+def plain(data: Any) -> Any:
     """Tuples to lists and keys to strings, so that what is rendered is what results.json holds."""
     if isinstance(data, Mapping):
-        return {str(key): _plain(value) for key, value in data.items()}
+        return {str(key): plain(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [_plain(value) for value in data]
+        return [plain(value) for value in data]
     return data

@@ -52,16 +52,30 @@ def top_box(results: Mapping[str, Any]) -> dict[str, Any]:
         }
     a, b = primary["arms"]
     direction = "lower" if results["endpoint"]["lower_is_better"] else "higher"
+    facts = endpoint_facts(primary, unit(primary["metric"]), "test text")
+    text = verdict(primary)
+    return {
+        "verdict": text if primary["rule"] == INTERVAL else f"{text}: {primary['rule']}",
+        "tone": "clear" if primary["verdict"] != CANNOT_TELL else "open",
+        "question": f"Primary endpoint: {metric_name(primary['metric'])} ({direction} is better), A = {a}, B = {b}.",
+        "facts": facts + noise,
+        "equal": equal,
+        "unequal": unequal,
+    }
+
+
+def endpoint_facts(primary: Mapping[str, Any], unit: str, items: str) -> list[tuple[str, str]]:
+    """The primary comparison in numbers, as far as its seeds allow them. items: what it was computed over."""
     facts = []
     if primary["rule"] != ONE_SEED:
-        facts.append(("Δ = A − B", f"{signed(primary['delta'])} {unit(primary['metric'])}"))
+        facts.append(("Δ = A − B", f"{signed(primary['delta'])} {unit}"))
     if primary["rule"] == INTERVAL:
         facts += [
-            ("95% interval over seeds and test text", span(primary["interval"])),
+            (f"95% interval over seeds and {items}", span(primary["interval"])),
             ("degrees of freedom", number(primary["df"], 1)),
             (
                 "standard error",
-                f"{number(primary['se_seeds'], 4)} from seeds, {number(primary['se_items'], 4)} from test text",
+                f"{number(primary['se_seeds'], 4)} from seeds, {number(primary['se_items'], 4)} from {items}",
             ),
             ("minimum detectable difference (power .8)", number(primary["minimum_detectable"])),
             ("p", p_value(primary["p"])),
@@ -73,16 +87,8 @@ def top_box(results: Mapping[str, Any]) -> dict[str, Any]:
         if primary["p_equivalence"] is not None:
             facts.append(("p of equivalence within ±δ (TOST)", p_value(primary["p_equivalence"])))
     facts.append(("seeds", f"{len(primary['values_a'])} and {len(primary['values_b'])}"))
-    facts.append(("groups of test text", f"{primary['groups']}" + (" (few clusters)" if primary["few_groups"] else "")))
-    text = verdict(primary)
-    return {
-        "verdict": text if primary["rule"] == INTERVAL else f"{text}: {primary['rule']}",
-        "tone": "clear" if primary["verdict"] != CANNOT_TELL else "open",
-        "question": f"Primary endpoint: {metric_name(primary['metric'])} ({direction} is better), A = {a}, B = {b}.",
-        "facts": facts + noise,
-        "equal": equal,
-        "unequal": unequal,
-    }
+    facts.append((f"groups of {items}", f"{primary['groups']}" + (" (few clusters)" if primary["few_groups"] else "")))
+    return facts
 
 
 def held_equal(results: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -274,7 +280,7 @@ def quantities(results: Mapping[str, Any]) -> Table:
     rows = []
     for title, key, write in lines:
         values = [arm["quantities"][key] for arm in arms.values()]
-        rows.append((Cell(title), *(Cell(write(value)) for value in values), _spread(values)))
+        rows.append((Cell(title), *(Cell(write(value)) for value in values), spread_cell(values)))
     walls = [
         [
             results["timing"][f"{name}/{seed}"].get("wall_s")
@@ -284,7 +290,7 @@ def quantities(results: Mapping[str, Any]) -> Table:
         for name, arm in arms.items()
     ]
     means = [None if None in wall else sum(wall) / len(wall) for wall in walls]
-    rows.append((Cell("wall time of training, s a run"), *(Cell(count(value)) for value in means), _spread(means)))
+    rows.append((Cell("wall time of training, s a run"), *(Cell(count(value)) for value in means), spread_cell(means)))
     return Table(
         "One quantity can be held equal; the others follow. Means over seeds. Last column: largest over smallest.",
         (("quantity", ""), *((name, "") for name in arms), ("spread", "largest / smallest")),
@@ -336,7 +342,7 @@ def versions(results: Mapping[str, Any]) -> Table:
     )
 
 
-def manifests(results: Mapping[str, Any]) -> Table:
+def manifests(results: Mapping[str, Any], stages: Sequence[str] = STAGES) -> Table:
     links = results["provenance"]["manifests"]
     rows = []
     for key, row in links.items():
@@ -344,12 +350,12 @@ def manifests(results: Mapping[str, Any]) -> Table:
         rows.append(
             (
                 Cell(f"{arm}, seed {seed}"),
-                *(Cell(stage if stage in row else MISSING, link=row.get(stage, "")) for stage in STAGES),
+                *(Cell(stage if stage in row else MISSING, link=row.get(stage, "")) for stage in stages),
             )
         )
     return Table(
         "The manifest of every artefact: full configuration, inputs, versions, wall time.",
-        (("run", ""), *((stage, "") for stage in STAGES)),
+        (("run", ""), *((stage, "") for stage in stages)),
         tuple(rows),
         numeric=False,
     )
@@ -391,7 +397,8 @@ def _percent(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.3g}%"
 
 
-def _spread(values: Sequence[float | None]) -> Cell:
+def spread_cell(values: Sequence[float | None]) -> Cell:
+    """Largest over smallest, where all are known."""
     known = [value for value in values if value is not None]
     if len(known) < 2 or len(known) < len(values):
         return Cell(MISSING, muted=True)
