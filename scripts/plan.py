@@ -125,6 +125,7 @@ def print_plan(rows: list[Row], file: IO[str] = sys.stdout) -> None:
         "body": lambda r: _short(r.body_parameters),
         "head": lambda r: f"{r.head_share:.0%}",
         "bytes/tok": lambda r: f"{r.plan.bytes_per_token:.2f}",
+        "growth": lambda r: "" if r.assumed else f"{r.plan.growth:+.1%}",
         "context": lambda r: f"{r.plan.context_tokens}",
         "rows": lambda r: f"{r.plan.rows}",
         "steps": lambda r: f"{r.plan.stop_step:,}",
@@ -134,6 +135,8 @@ def print_plan(rows: list[Row], file: IO[str] = sys.stdout) -> None:
         "passes": lambda r: f"{r.plan.passes:.2f}",
         "memory": lambda r: _short(r.memory_bytes) + "B",
     }
+    if not any(row.plan.growth for row in rows):
+        del columns["growth"]
     if any(row.seconds is not None for row in rows):
         columns["time/run"] = lambda r: "" if r.seconds is None else _duration(r.seconds)
     for name in columns:

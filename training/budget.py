@@ -5,7 +5,7 @@ FLOPs buys is a number of steps. What an arm ends up with is its `Plan`.
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from isotok.errors import ConfigError
 from isotok.recipe import Field, recipe
@@ -55,6 +55,7 @@ class Plan:
     """A budget resolved for one arm. flops, tokens, bytes and passes are at stop_step; steps is the schedule's end.
 
     bytes_per_token: after the transform, end-of-text ids included. bytes is expected from it; the run counts exactly.
+    growth: ids after the transform over ids before, less one; 0 where no data was read for the plan.
     flops: full square of attention; flops_causal: half of it; flops_published: SuperBPE's convention.
     """
 
@@ -72,7 +73,13 @@ class Plan:
     bytes: float
     passes: float
     warmup_steps: int
+    growth: float
     warnings: tuple[str, ...]
+
+    @property
+    def schedule_bytes(self) -> float:
+        """Source bytes that the whole schedule is expected to read, also where the run stops before its end."""
+        return self.steps * self.rows * self.context_tokens * self.bytes_per_token
 
 
 def plan_run(
@@ -88,15 +95,23 @@ def plan_run(
     A transform whose settings come from the data is fitted first.
     """
     transform = fit_transform(transform, data, tokenizer)
+    measured = measure_transform(data, transform, tokenizer)
     plan = resolve_budget(
         budget,
         model,
         training,
         vocab_size=data.vocab_size,
         eos_id=data.eos_id,
-        bytes_per_token=measure_bytes_per_token(data, transform, tokenizer),
+        bytes_per_token=measured.bytes_per_token,
         train_bytes=float(data.n_bytes.sum()),
+        growth=measured.growth,
     )
+    if transform.label != "plain" and not measured.changed:
+        same = (
+            f"transform {transform.label} left all ids of the sample as they are, growth 0: no entry of this "
+            "vocabulary can be split, or too few ids a document for its rate"
+        )
+        plan = replace(plan, warnings=(*plan.warnings, same))
     a_row = plan.bytes / plan.rows
     shortest = min(int(data.n_bytes[row :: plan.rows].sum()) for row in range(plan.rows))
     if plan.passes <= 1 and a_row > shortest:
@@ -117,6 +132,7 @@ def resolve_budget(
     eos_id: int,
     bytes_per_token: float,
     train_bytes: float,
+    growth: float = 0.0,
 ) -> Plan:
     """`plan_run` from figures instead of data: bytes per token after the transform, bytes of the training text."""
     from modeling.flops import superbpe_training_flops_per_token, training_flops_per_token
@@ -157,23 +173,37 @@ def resolve_budget(
         bytes=tokens * bytes_per_token,
         passes=stop_step * passes_a_step,
         warmup_steps=warmup_steps(training, steps),
+        growth=growth,
         warnings=_warnings(training, config, steps, stop_step * passes_a_step),
     )
 
 
-def measure_bytes_per_token(data: "UnitData", transform: "Transform", tokenizer: "PreTrainedTokenizerFast") -> float:
-    """Bytes per token after the transform, over the first SAMPLE_BYTES of the split.
+class Measured(NamedTuple):
+    """bytes_per_token: after a transform. growth: ids after it over ids before, less one. changed: whether any id."""
 
-    The same documents for every arm and seed: a transform is bound to seed 0, so that seeds share one context.
+    bytes_per_token: float
+    growth: float
+    changed: bool
+
+
+def measure_transform(data: "UnitData", transform: "Transform", tokenizer: "PreTrainedTokenizerFast") -> Measured:
+    """What a transform does to the first SAMPLE_BYTES of the split, in its first epoch.
+
+    The same documents for every arm and seed: a transform is bound to seed 0, so that seeds share one context. One that
+    changes over the budget (`anneal`) is measured as it begins.
     """
     apply = transform.bind(tokenizer, 0)
-    n_bytes = n_tokens = 0
+    n_bytes = before = after = 0
+    changed = False
     for unit in range(len(data)):
-        n_tokens += len(apply(data.ids(unit), 0, unit))
+        ids = data.ids(unit)
+        out = apply(ids, 0, unit)
+        changed = changed or len(out) != len(ids) or bool((out != ids).any())
+        before, after = before + len(ids), after + len(out)
         n_bytes += int(data.n_bytes[unit])
         if n_bytes >= SAMPLE_BYTES:
             break
-    return n_bytes / n_tokens
+    return Measured(n_bytes / after, after / before - 1, changed)
 
 
 def context_tokens(context_bytes: int, bytes_per_token: float) -> tuple[int, float]:

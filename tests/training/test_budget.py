@@ -16,7 +16,7 @@ from modeling import Llama
 from modeling.flops import training_flops_per_token
 from tokenization import NoTransform
 from training import Budget, Engine, Training, plan_run
-from training.budget import context_tokens, measure_bytes_per_token
+from training.budget import context_tokens, measure_transform
 from training.schedule import learning_rate, validation_steps, warmup_steps
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -137,6 +137,46 @@ def test_transform_is_measured() -> None:
     assert ours.bytes_per_token == pytest.approx(400 / 199)
     assert ours.context_tokens == 199
     assert ours.passes == pytest.approx(100 * 4 * 199 / (1000 * 199))
+    assert ours.growth == pytest.approx(0.99)
+    assert plan().growth == 0.0
+    assert ours.schedule_bytes == pytest.approx(100 * 4 * 400)
+    assert plan(transform=Doubling(), stop_at=0.5).schedule_bytes == ours.schedule_bytes
+
+
+class Keeping(Doubling):
+    """One that may change ids without changing their number."""
+
+    label = "keeping"
+
+    def __init__(self, to: int) -> None:
+        self.to = to
+
+    def bind(self, tokenizer, seed):
+        return lambda ids, epoch, unit: np.append(np.full(len(ids) - 1, self.to), 0)
+
+
+def test_a_transform_that_changes_nothing_is_warned_of() -> None:
+    assert [w for w in plan(transform=Keeping(0)).warnings if "growth 0" in w]
+    assert not [w for w in plan(transform=Keeping(7)).warnings if "growth 0" in w]
+    assert not [w for w in plan().warnings if "growth 0" in w]
+    assert not [w for w in plan(transform=Doubling()).warnings if "growth 0" in w]
+
+
+class Fitted(Doubling):
+    """Doubles once it has seen the data."""
+
+    label = "fitted"
+
+    def bind(self, tokenizer, seed):
+        raise AssertionError("not fitted")
+
+    def fit(self, data, tokenizer):
+        assert len(data) == 1000
+        return Doubling()
+
+
+def test_a_transform_is_fitted_before_it_is_measured() -> None:
+    assert plan(transform=Fitted()) == plan(transform=Doubling())
 
 
 def test_measured_on_a_prefix_only() -> None:
@@ -148,7 +188,7 @@ def test_measured_on_a_prefix_only() -> None:
             return super().ids(unit)
 
     data = Counting(units=100_000)
-    assert measure_bytes_per_token(data, NoTransform(), None) == 4.0
+    assert measure_transform(data, NoTransform(), None) == (4.0, 0.0, False)
     assert data.read == 20_000  # 8 MB of 400-byte documents
 
 
