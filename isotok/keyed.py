@@ -42,6 +42,33 @@ def permuted(index: int, size: int, *key: str | int) -> int:
             return index
 
 
+def permuted_all(indices: "np.ndarray", size: int, *key: str | int) -> "np.ndarray":
+    """`permuted` of many indices at once: int64 in, int64 out."""
+    import numpy as np
+
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
+    keys = [np.uint64(keyed_int("feistel", r, *key)) for r in range(4)]
+    found = np.asarray(indices).astype(np.uint64)
+    walking = np.arange(len(found))
+    while len(walking):
+        left, right = found[walking] >> shift, found[walking] & mask
+        for k in keys:
+            left, right = right, left ^ (_mix_all(right ^ k) & mask)
+        found[walking] = (left << shift) | right
+        walking = walking[found[walking] >= size]
+    return found.astype(np.int64)
+
+
+def _mix_all(x: "np.ndarray") -> "np.ndarray":
+    """`_mix` of an array of uint64, which wraps around by itself."""
+    import numpy as np
+
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
 def _mix(x: int) -> int:
     """The finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
     x &= (1 << 64) - 1

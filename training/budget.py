@@ -5,7 +5,7 @@ FLOPs buys is a number of steps. What an arm ends up with is its `Plan`.
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 from isotok.errors import ConfigError
 from isotok.recipe import Field, recipe
@@ -51,6 +51,14 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Keys:
+    """What messages call the keys of a kind of run."""
+
+    rows: str
+    lr: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """A budget resolved for one arm. flops, tokens, bytes and passes are at stop_step; steps is the schedule's end.
 
@@ -58,6 +66,9 @@ class Plan:
     growth: ids after the transform over ids before, less one; 0 where no data was read for the plan.
     flops: full square of attention; flops_causal: half of it; flops_published: SuperBPE's convention.
     """
+
+    keys: ClassVar[Keys] = Keys(rows="budget.rows", lr="training.lr")
+    packed: ClassVar[bool] = False
 
     steps: int
     stop_step: int

@@ -17,7 +17,7 @@ from training.deepspeed_setup import limit_waiting
 from training.optim import adamw, seed_moments
 from training.process_group import Processes
 from training.recipes import Engine, Training
-from training.seam import check_names, copied
+from training.seam import check_names, copied, inputs_of
 from training.watchdog import group_timeout_s
 
 if TYPE_CHECKING:
@@ -65,9 +65,15 @@ class DeepSpeedEngine:
     def _partitioned(self) -> bool:
         return self.layout["zero"] == 3
 
-    def forward(self, ids: torch.Tensor, last: bool) -> torch.Tensor:
+    def forward(
+        self,
+        ids: torch.Tensor,
+        last: bool,
+        segments: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         self._engine.set_gradient_accumulation_boundary(last)
-        return self._engine(input_ids=ids, use_cache=False).logits
+        return self._engine(**inputs_of(ids, segments, kept)).logits
 
     def backward(self, loss: torch.Tensor) -> None:
         self._engine.backward(loss, scale_wrt_gas=False)

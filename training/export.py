@@ -6,15 +6,16 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from isotok.errors import ConfigError, DataError, IsotokError
 from isotok.files import is_full, publish_dir, read_json
-from isotok.recipe import OWN_PACKAGES, build
+from isotok.recipe import OWN_PACKAGES
 from modeling.init import skeleton
 from training.checkpoint import Checkpoint, step_folder, steps_saved, verify
+from training.work import config_of
 from training.writer import read_best
 
 if TYPE_CHECKING:
@@ -77,11 +78,7 @@ def export_checkpoint(
             "engine.checkpoint=gathered and export the next one it saves"
         )
     tokenizer = _tokenizer(run_dir, Path(spec["tokenizer"]))
-    from tokenization import load_tokenizer
-
-    loaded = load_tokenizer(tokenizer)
-    recipe: Any = build(spec["model"], "model", allow=allow)
-    config = recipe.config(len(loaded), int(spec["plan"]["context_tokens"]), loaded.eos_token_id)
+    config = config_of({**spec, "tokenizer": str(tokenizer)}, allow)
     export_model(config, dict(checkpoint.read("weights")), tokenizer, final)
     return checkpoint
 

@@ -10,8 +10,7 @@ import torch
 
 from modeling.flops import forward_flops_per_token
 from modeling.init import count_parameters
-from training.budget import Plan
-from training.setup import Totals
+from training.setup import RunPlan, Totals
 from training.tracking import bits_per_byte
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def parameter_figures(config: "PreTrainedConfig", context_tokens: int) -> dict[s
     }
 
 
-def timing_figures(totals: Totals, plan: Plan, device: torch.device, ranks: int) -> dict[str, Any]:
+def timing_figures(totals: Totals, plan: RunPlan, device: torch.device, ranks: int) -> dict[str, Any]:
     """Seconds in steps only: start-up, validation and checkpoints are left out. Memory is rank 0's."""
     train_s = max(totals.train_s, 1e-9)
     if device.type == "cuda":

@@ -1,8 +1,9 @@
-"""The training loop. Its order: validate if due → budget → stop signal → fetch → forward and backward, the last
-backward only after all ranks agreed that the loss is finite → clip, step, learning rate → account → log → save.
+"""The training loop. Its order: validate if due → keep the model if due → budget → stop signal → fetch → forward and
+backward, the last backward only after all ranks agreed that the loss is finite → clip, step, learning rate → account →
+log → save.
 
-A rank's loss is the mean over its own targets, and gradients are averaged over ranks, all of which have as many
-targets: how a step is cut into ranks and micro-batches changes nothing but rounding.
+A rank's loss is the sum over its own targets, divided by all targets of the step over the number of ranks, and
+gradients are averaged over ranks: how a step is cut into ranks and micro-batches changes nothing but rounding.
 """
 
 import math
@@ -22,7 +23,7 @@ from training.schedule import learning_rate, validation_steps
 from training.seam import TrainingEngine
 from training.setup import Agreed, Setup, Totals, spent
 from training.signals import SIGNALS
-from training.streams import Batch, Prefetch, units_between
+from training.streams import IGNORED, Batch, Prefetch, units_between
 from training.writer import save_native
 
 
@@ -49,6 +50,8 @@ def _train(setup: Setup, totals: Totals, state: np.ndarray, batches: Prefetch) -
         if totals.step in due - setup.validated and not (stop and totals.step < plan.stop_step):
             validate(setup, totals, meter)
             stop = stop or stop_signal(setup)
+        if totals.step in setup.points and not (stop and totals.step < plan.stop_step):
+            keep_point(setup, totals, meter)
         if totals.step >= plan.stop_step:
             finish_writing(setup, totals)
             return state
@@ -64,7 +67,7 @@ def _train(setup: Setup, totals: Totals, state: np.ndarray, batches: Prefetch) -
         agreed, norm = update(setup, batch, lr, totals.step, meter)
         state, stop = batch.state_after, agreed.signal
         totals.step += 1
-        totals.tokens += plan.rows * plan.context_tokens
+        totals.tokens += batch.step_tokens
         totals.bytes += agreed.bytes
         meter.add(batch, agreed, norm, lr, waited_s, time.perf_counter() - start)
         if agreed.write_failed:
@@ -80,11 +83,15 @@ def update(setup: Setup, batch: Batch, lr: float, step: int, meter: Meter) -> tu
     torch.manual_seed(keyed_int("step", setup.seed, step, setup.ranks.rank, bits=63))
     inputs = torch.from_numpy(batch.inputs).to(engine.device, non_blocking=True)
     targets = torch.from_numpy(batch.targets).to(engine.device, non_blocking=True)
+    segments = None
+    if batch.segments is not None:
+        segments = torch.from_numpy(batch.segments).to(engine.device, non_blocking=True)
     nats = torch.zeros((), dtype=torch.float64, device=engine.device)
     agreed = None
     for at in range(0, len(inputs), setup.micro_rows):
         rows, last = slice(at, at + setup.micro_rows), at + setup.micro_rows >= len(inputs)
-        loss, extra = losses(engine, inputs[rows], targets[rows], last, setup.training.z_loss)
+        own = None if segments is None else segments[rows]
+        loss, extra = losses(engine, inputs[rows], targets[rows], last, setup.training.z_loss, own)
         nats += loss.detach()
         if last:
             # A gradient from before that is not finite is found here at the latest: nothing was updated since.
@@ -100,13 +107,29 @@ def update(setup: Setup, batch: Batch, lr: float, step: int, meter: Meter) -> tu
 
 
 def losses(
-    engine: TrainingEngine, inputs: torch.Tensor, targets: torch.Tensor, last: bool, z_loss: float
+    engine: TrainingEngine,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    last: bool,
+    z_loss: float,
+    segments: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(nats of the targets (rows, L) after the inputs (rows, L), z-loss), both summed over positions."""
-    logits = engine.forward(inputs, last).float().flatten(0, 1)
-    nats = functional.cross_entropy(logits, targets.flatten(), reduction="sum")
+    """(nats of the targets (rows, L) after the inputs (rows, L), z-loss), both summed over positions.
+
+    segments (rows, L): inputs see those before them that have their number, and only some have a target.
+    """
+    if segments is None:
+        logits = engine.forward(inputs, last)
+    else:
+        # The head is computed where any of the rows has a target.
+        kept = (targets != IGNORED).any(dim=0).nonzero().flatten()
+        logits, targets = engine.forward(inputs, last, segments, kept), targets[:, kept]
+    logits = logits.float().flatten(0, 1)
+    nats = functional.cross_entropy(logits, targets.flatten(), reduction="sum", ignore_index=IGNORED)
     if not z_loss:
         return nats, torch.zeros((), device=nats.device)
+    if segments is not None:
+        logits = logits[targets.flatten() != IGNORED]
     return nats, z_loss * torch.logsumexp(logits, dim=-1).square().sum()
 
 
@@ -151,6 +174,28 @@ def validate(setup: Setup, totals: Totals, meter: Meter) -> None:
         setup.writer.mark_best(totals.step, score)
         setup.tracker.write({**spent(setup.plan, totals), "validation_bpb": score})
     say(f"step {totals.step:,}/{setup.plan.stop_step:,}: validation {score:.4f} bits/byte")
+    meter.restart_clock()
+
+
+def keep_point(setup: Setup, totals: Totals, meter: Meter) -> None:
+    """The model of this step in a folder of its own, before the run goes on: a later checkpoint means that it is there.
+
+    A run that is resumed here writes it again, the same bits. Every rank raises where rank 0 could not write it.
+    """
+    assert setup.export is not None
+    meter.flush()
+    setup.watchdog.enter("export", totals.step)
+    setup.writer.settle()  # so that memory holds one snapshot
+    first, problem = setup.ranks.rank == 0, None
+    weights = setup.engine.snapshot(("weights",), keep=first).get("weights", {})
+    if first:
+        try:
+            setup.export(weights, setup.run_dir / setup.points[totals.step])
+        except (IsotokError, OSError) as error:
+            problem = f"{error}; {what_is_kept(setup.run_dir / 'checkpoints')}"
+    problem = setup.ranks.broadcast(problem)
+    if problem is not None:
+        raise IsotokError(problem)
     meter.restart_clock()
 
 
@@ -209,13 +254,13 @@ def interrupted(setup: Setup, totals: Totals, signal: str) -> InterruptedRun:
 
 
 def not_finite(setup: Setup, error: NotFinite) -> DataError:
-    """Name the documents of the step whose figures are not finite; every rank comes here at the same step."""
+    """Name the units of the step whose figures are not finite; every rank comes here at the same step."""
     before, after = setup.ranks.rows(error.batch.state), setup.ranks.rows(error.batch.state_after)
     units = units_between(before, after, len(setup.streams.data), setup.seed)
     named = ", ".join(str(unit) for unit in units[:20]) + (f" and {len(units) - 20} more" if len(units) > 20 else "")
     settle(setup)
     kept = what_is_kept(setup.run_dir / "checkpoints")
     return DataError(
-        f"{setup.run_dir}: step {error.step}: {error.what}: not finite. It read the documents {named} of the training "
-        f"split; {kept}. Lower training.lr or look at those documents"
+        f"{setup.run_dir}: step {error.step}: {error.what}: not finite. It read the {setup.streams.units} {named} of "
+        f"the training split; {kept}. Lower {setup.plan.keys.lr} or look at those {setup.streams.units}"
     )

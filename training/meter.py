@@ -65,7 +65,7 @@ class Meter:
         self.waited_s += waited_s
         self.busy_s += took_s
         self.steps += 1
-        self.tokens += plan.rows * plan.context_tokens
+        self.tokens += batch.step_tokens
         self.bytes += agreed.bytes
         self.nats += agreed.nats
         if self.eager:

@@ -3,25 +3,25 @@
 import torch
 
 from isotok.errors import ConfigError, IsotokError
-from training.budget import Plan
 from training.loop import losses
 from training.recipes import Engine, Training
 from training.seam import TrainingEngine
+from training.setup import RunPlan
 
 CPU_LOGITS_BYTES = 1 << 28
 
 
-def rows_of_rank(plan: Plan, ranks: int) -> int:
+def rows_of_rank(plan: RunPlan, ranks: int) -> int:
     """Rows a step that each rank takes; ConfigError where they cannot be shared out evenly."""
     if ranks > plan.rows:
-        raise ConfigError(f"engine.ranks={ranks}: more than budget.rows={plan.rows}; lower engine.ranks")
+        raise ConfigError(f"engine.ranks={ranks}: more than {plan.keys.rows}={plan.rows}; lower engine.ranks")
     if plan.rows % ranks:
         fits = ", ".join(str(n) for n in _divisors(plan.rows))
-        raise ConfigError(f"engine.ranks={ranks}: does not divide budget.rows={plan.rows}; take one of {fits}")
+        raise ConfigError(f"engine.ranks={ranks}: does not divide {plan.keys.rows}={plan.rows}; take one of {fits}")
     return plan.rows // ranks
 
 
-def micro_rows_of(engine: Engine, plan: Plan, vocab_size: int, ranks: int, on_cpu: bool) -> int:
+def micro_rows_of(engine: Engine, plan: RunPlan, vocab_size: int, ranks: int, on_cpu: bool) -> int:
     """Rows of a micro-batch on a rank, before memory is asked: as given, or what `auto` begins with.
 
     On the CPU `auto` keeps fp32 logits under CPU_LOGITS_BYTES. Always a divisor of the rank's rows, so that ranks make
@@ -39,13 +39,13 @@ def micro_rows_of(engine: Engine, plan: Plan, vocab_size: int, ranks: int, on_cp
         fits = ", ".join(str(n) for n in _divisors(rows))
         raise ConfigError(
             f"engine.micro_rows={engine.micro_rows}: does not divide the {rows} rows of a rank "
-            f"(budget.rows={plan.rows}, {ranks} ranks); take one of {fits}"
+            f"({plan.keys.rows}={plan.rows}, {ranks} ranks); take one of {fits}"
         )
     return engine.micro_rows
 
 
 def rehearse(
-    engine: TrainingEngine, recipe: Engine, training: Training, plan: Plan, vocab_size: int, ranks: int
+    engine: TrainingEngine, recipe: Engine, training: Training, plan: RunPlan, vocab_size: int, ranks: int
 ) -> int:
     """Run the largest micro-batch and forget it; returns the rows of a micro-batch.
 
@@ -56,7 +56,8 @@ def rehearse(
 
     def step() -> None:
         ids = torch.full((rows, plan.context_tokens), vocab_size - 1, dtype=torch.int64, device=engine.device)
-        loss, extra = losses(engine, ids, ids, True, training.z_loss)
+        segments = torch.ones_like(ids) if plan.packed else None
+        loss, extra = losses(engine, ids, ids, True, training.z_loss, segments)
         engine.backward((loss + extra) / ids.numel())
 
     while True:

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from isotok.errors import ConfigError, DataError
 from isotok.files import read_json, sha256_file, write_text
 from isotok.recipe import impl_fields
-from training.budget import Plan
-from training.recipes import Training
+from training.recipes import Finetuning, Training
+
+P = TypeVar("P")
+_INPUTS = ("tokens", "tokenizer", "corpus", "questions")
 
 
 def write_run(run_dir: Path, spec: Mapping[str, Any]) -> None:
@@ -21,26 +23,35 @@ def write_run(run_dir: Path, spec: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(spec, indent=2, sort_keys=True) + "\n")
 
 
-def plan_from(data: Mapping[str, Any]) -> Plan:
-    """A Plan read back from run.json."""
+def plan_from(data: Mapping[str, Any], kind: type[P]) -> P:
+    """A Plan or FinetunePlan read back from run.json."""
     try:
-        return Plan(**{**data, "warnings": tuple(data["warnings"])})
+        return kind(**{**data, "warnings": tuple(data["warnings"])})
     except (TypeError, KeyError) as error:
         raise DataError(f"run.json: plan: {error}; remove the run's folder and start again") from None
 
 
 def made_for(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint must agree with to be gone on from."""
-    same = {key: spec[key] for key in ("model", "transform", "seed")}
-    batch = {"rows": spec["budget"]["rows"], "context_tokens": spec["plan"]["context_tokens"]}
     tokenizer = sha256_file(Path(spec["tokenizer"]) / "tokenizer.json")[:16]
+    if "finetuning" in spec:
+        same = {key: spec[key] for key in ("model", "seed", "init")}
+        batch = {key: spec["finetuning"][key] for key in ("rows", "batch")}
+        questions = sha256_file(Path(spec["questions"]) / "train.jsonl")[:16]
+        return {**same, "batch": batch, "tokenizer": tokenizer, "questions": questions}
+    same = {key: spec[key] for key in ("model", "transform", "seed", "init") if key in spec}
+    batch = {"rows": spec["budget"]["rows"], "context_tokens": spec["plan"]["context_tokens"]}
     tokens = sha256_file(Path(spec["tokens"]) / "token_data.json")[:16]
     return {**same, "batch": batch, "tokenizer": tokenizer, "tokens": tokens}
 
 
 def _result_keys(spec: Mapping[str, Any]) -> dict[str, Any]:
     """run.json without what changes only speed, and without where the inputs lie: their names hold their keys."""
-    speed = impl_fields(Training)
-    training = {key: value for key, value in spec["training"].items() if key not in speed}
-    inputs = {key: Path(spec[key]).name for key in ("tokens", "tokenizer", "corpus") if key in spec}
-    return {**spec, **inputs, "training": training, "engine": None}
+    kept = dict(spec)
+    for group, recipe in (("training", Training), ("finetuning", Finetuning)):
+        if group in spec:
+            speed = impl_fields(recipe)
+            kept[group] = {key: value for key, value in spec[group].items() if key not in speed}
+    inputs = {key: Path(spec[key]).name for key in _INPUTS if key in spec}
+    # Weights to begin with are told by their sha256.
+    return {**kept, **inputs, "engine": None, "init_model": None}

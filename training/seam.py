@@ -1,8 +1,8 @@
 """The seam between the loop and what runs it: forward, backward of a micro-batch, update, access to state.
 
 The loop knows nothing of processes or wrappers. `training.torch_engine` is torch's body, for one process and for
-several under DDP; `training.deepspeed_engine` is DeepSpeed's. Each scales a rank's loss the same way: the mean over its
-own targets, averaged over ranks.
+several under DDP; `training.deepspeed_engine` is DeepSpeed's. Each scales a rank's loss the same way: it is averaged
+over ranks.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,12 +21,22 @@ class TrainingEngine(Protocol):
     device: torch.device
     layout: dict[str, int]
 
-    def forward(self, ids: torch.Tensor, last: bool) -> torch.Tensor:
-        """Logits (rows, L, vocabulary) of ids (rows, L); `last`: the micro-batch that ends the step's accumulation."""
+    def forward(
+        self,
+        ids: torch.Tensor,
+        last: bool,
+        segments: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Logits (rows, L, vocabulary) of ids (rows, L); `last`: the micro-batch that ends the step's accumulation.
+
+        segments: int64 of (rows, L), an id sees those before it that have its number. kept: the positions, in order,
+        that logits are wanted of; they then are (rows, positions, vocabulary).
+        """
         ...
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient of a micro-batch's share of this rank's mean loss; ranks are averaged over."""
+        """Add the gradient of a micro-batch's share of this rank's loss; ranks are averaged over."""
         ...
 
     def update(self, lr: float) -> torch.Tensor:
@@ -53,6 +63,21 @@ class TrainingEngine(Protocol):
     def optimizer_step(self) -> int:
         """Updates that were applied; it parts from the loop's step where one was left out."""
         ...
+
+
+def inputs_of(ids: torch.Tensor, segments: torch.Tensor | None, kept: torch.Tensor | None) -> dict[str, Any]:
+    """What a model of transformers is called with, its attention masked to blocks where there are segments.
+
+    A mask of four dimensions is taken as it is: (rows, 1, L, L), True where attention goes. Padding is a segment as
+    well, so that no position is left with nothing to attend to.
+    """
+    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+    if segments is not None:
+        before = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
+        inputs["attention_mask"] = ((segments[:, :, None] == segments[:, None, :]) & before)[:, None]
+    if kept is not None:
+        inputs["logits_to_keep"] = kept
+    return inputs
 
 
 def copied(tensor: torch.Tensor) -> torch.Tensor:

@@ -12,15 +12,19 @@ workers nor restarts change the data.
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from isotok.errors import ConfigError, DataError
-from isotok.keyed import permuted
+from isotok.keyed import permuted, permuted_all
+from tokenization.transform import Spent
+
+IGNORED = -100
+"""A target that is none; torch's cross-entropy leaves it out."""
 
 _JOIN_S = 1.0
 
@@ -41,34 +45,61 @@ class UnitData(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One step's data. inputs, targets: int64 of (rows, new tokens). n_bytes: source bytes of the targets.
+    """One step's data. inputs, targets: int64 of (rows, L), -100 for no target. n_bytes: source bytes of the targets.
 
+    n_tokens: what the nats of this rank's targets are divided by, all targets of the step over the number of ranks.
     state: before this batch; state_after: what a checkpoint after this batch keeps; both int64 of (rows, 2).
+    step_tokens: what the step adds to the tokens of the run. segments: int64 of (rows, L), where rows hold texts that
+    must not see each other: an id sees those before it that have its number.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     n_bytes: int
-    n_tokens: int
+    n_tokens: float
     state: np.ndarray
     state_after: np.ndarray
+    step_tokens: int
+    segments: np.ndarray | None = None
+
+
+class Streams(Protocol):
+    """What the loop reads: `RowStreams`, or `training.examples.ExampleStreams`.
+
+    units: what a unit of `data` is called in messages.
+    """
+
+    units: ClassVar[str]
+
+    @property
+    def data(self) -> Sized: ...
+
+    @property
+    def state(self) -> np.ndarray: ...
+
+    def next(self) -> Batch: ...
 
 
 class RowStreams:
     """Batches of `rows` rows of `new_tokens` new ids; `.next()` never ends.
 
-    transform: (ids, epoch, unit) -> ids. state: of all rows, from a checkpoint. subset: the rows this rank reads.
+    transform: (ids, epoch, unit, spent) -> ids. state: of all rows, from a checkpoint. subset: rows this rank reads.
+    schedule_bytes: source bytes that all rows read over the whole schedule, of which a row's share tells the transform
+    what is spent where a unit begins and ends; without it nothing ever is.
     """
+
+    units: ClassVar[str] = "documents"
 
     def __init__(
         self,
         data: UnitData,
         rows: int,
         new_tokens: int,
-        transform: Callable[[np.ndarray, int, int], np.ndarray],
+        transform: Callable[[np.ndarray, int, int, Spent], np.ndarray],
         seed: int,
         state: np.ndarray | None = None,
         subset: Sequence[int] | None = None,
+        schedule_bytes: float | None = None,
     ) -> None:
         if len(data) == 0:
             raise DataError("the training split has no documents")
@@ -83,6 +114,8 @@ class RowStreams:
         self._subset = np.arange(rows) if subset is None else np.asarray(subset, dtype=np.int64)
         self._state = full[self._subset].copy()
         self._current: list[np.ndarray | None] = [None] * len(self._subset)
+        self._row_bytes = None if schedule_bytes is None else schedule_bytes / rows
+        self._passed: dict[int, tuple[int, int, int]] = {}
 
     @property
     def state(self) -> np.ndarray:
@@ -99,7 +132,7 @@ class RowStreams:
         targets = window[:, 1:]
         id_bytes = self.data.id_bytes
         n_bytes = credited if id_bytes is None else int(id_bytes[targets].sum(dtype=np.int64))
-        return Batch(window[:, :-1], targets, n_bytes, targets.size, before, self._state.copy())
+        return Batch(window[:, :-1], targets, n_bytes, targets.size, before, self._state.copy(), self.rows * length)
 
     def _fill(self, i: int, out: np.ndarray) -> int:
         """Write the kept id and the new ids of one row, advance its state; bytes of the units that ended."""
@@ -129,8 +162,8 @@ class RowStreams:
         kept = self._current[i]
         if offset and kept is not None:
             return kept
-        epoch, unit = self._unit(i, count)
-        ids = self._transform(self.data.ids(unit), epoch, unit)
+        unit = self._unit(i, count)[1]
+        ids = self.transformed(int(self._subset[i]), count)
         if len(ids) == 0 or int(ids[-1]) != self.data.eos_id:
             raise DataError(f"train document {unit}: its ids do not end in the end-of-text id {self.data.eos_id}")
         if int(ids.max()) >= self.data.vocab_size:
@@ -140,6 +173,34 @@ class RowStreams:
         if offset >= len(ids):
             raise DataError(f"train document {unit}: the checkpoint is at id {offset} of {len(ids)}; the data changed")
         return ids
+
+    def transformed(self, row: int, count: int) -> np.ndarray:
+        """The ids of the unit that comes after `count` others in a row, any row, as they are read."""
+        epoch, unit = unit_at(row + count * self.rows, len(self.data), self._seed)
+        return self._transform(self.data.ids(unit), epoch, unit, self._spent(row, count, unit))
+
+    def _spent(self, row: int, count: int, unit: int) -> Spent:
+        """From source bytes alone, so that neither ranks nor restarts change it."""
+        if self._row_bytes is None:
+            return 0.0, 0.0
+        last, begin, end = self._passed.get(row, (-1, 0, 0))
+        if count == last + 1:
+            begin = end
+        elif count != last:
+            begin = 0
+        end = begin + int(self.data.n_bytes[unit])
+        self._passed[row] = (count, begin, end)
+        return begin / self._row_bytes, end / self._row_bytes
+
+
+def bytes_before(n_bytes: np.ndarray, rows: int, row: int, count: int, seed: int) -> int:
+    """Source bytes of the first `count` units of a row."""
+    epochs, positions = np.divmod(row + rows * np.arange(count), len(n_bytes))
+    total = int(n_bytes[positions[epochs == 0]].sum())
+    for epoch in range(1, int(epochs[-1]) + 1 if count else 0):
+        units = permuted_all(positions[epochs == epoch], len(n_bytes), "data order", seed, epoch)
+        total += int(n_bytes[units].sum())
+    return total
 
 
 def unit_at(index: int, units: int, seed: int) -> tuple[int, int]:
@@ -174,8 +235,8 @@ def unique_bytes(data: UnitData, state: np.ndarray, streams: RowStreams) -> int:
         for later in range(in_first, count):
             seen[unit_at(row + later * rows, units, streams._seed)[1]] = True
         if offset and data.id_bytes is not None:
-            epoch, unit = unit_at(row + count * rows, units, streams._seed)
-            ids = streams._transform(data.ids(unit), epoch, unit)[:offset]
+            unit = unit_at(row + count * rows, units, streams._seed)[1]
+            ids = streams.transformed(row, count)[:offset]
             partly[unit] = max(partly.get(unit, 0), int(data.id_bytes[ids].sum(dtype=np.int64)))
     return int(data.n_bytes[seen].sum()) + sum(n for unit, n in partly.items() if not seen[unit])
 
@@ -183,7 +244,7 @@ def unique_bytes(data: UnitData, state: np.ndarray, streams: RowStreams) -> int:
 class Prefetch:
     """Reads batches ahead in a thread. Each carries its own state, so what is fetched and not used is never counted."""
 
-    def __init__(self, streams: RowStreams, depth: int = 4) -> None:
+    def __init__(self, streams: Streams, depth: int = 4) -> None:
         self._streams = streams
         self._queue: queue.Queue[Batch | BaseException] = queue.Queue(depth)
         self._stop = threading.Event()

@@ -10,7 +10,7 @@ from training.checkpoint import KINDS, Checkpoint, Tensors
 from training.optim import adamw, seed_moments
 from training.process_group import Processes
 from training.recipes import Engine, Training
-from training.seam import check_names, copied
+from training.seam import check_names, copied, inputs_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,11 +32,17 @@ class TorchEngine:
         runs = self.module if self._ddp is None else self._ddp
         self._forward: Any = torch.compile(runs) if engine.compile else runs
 
-    def forward(self, ids: torch.Tensor, last: bool) -> torch.Tensor:
+    def forward(
+        self,
+        ids: torch.Tensor,
+        last: bool,
+        segments: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         if self._ddp is not None:
             self._ddp.require_backward_grad_sync = last
         with autocast(self._training, self.device):
-            return self._forward(input_ids=ids, use_cache=False).logits
+            return self._forward(**inputs_of(ids, segments, kept)).logits
 
     def backward(self, loss: torch.Tensor) -> None:
         loss.backward()

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,31 +13,23 @@ from isotok.files import hash_key, lock, read_json, write_json
 from isotok.progress import say, silence
 from isotok.ranks import Ranks
 from isotok.recipe import OWN_PACKAGES, build
-from modeling.flops import inference_flops_per_byte
-from modeling.init import build_model
-from tokenization.encode import TokenData
-from tokenization.tokenizer import load_tokenizer
 from training.checkpoint import Checkpoint, check_made_for, load_newest, open_checkpoint
 from training.engines import prepare
 from training.export import export_model
-from training.figures import loss_figures, parameter_figures, timing_figures, weights_sha256
+from training.figures import loss_figures, timing_figures, weights_sha256
 from training.loop import train
 from training.process import world_size
 from training.process_group import Processes, started
 from training.recipes import Engine, Training
 from training.rehearsal import rehearse, rows_of_rank
-from training.run_file import made_for, plan_from
 from training.schedule import validation_steps
 from training.seam import TrainingEngine
 from training.setup import Setup, Totals, Validate
 from training.signals import StopSignals
-from training.streams import RowStreams, unique_bytes
 from training.tracking import Tracker, read_metrics
 from training.watchdog import Watchdog
+from training.work import Work, work_of
 from training.writer import CheckpointWriter
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 
 def run(
@@ -83,19 +75,11 @@ def _run(
     watchdog: Watchdog,
     allow: tuple[str, ...] | None,
 ) -> dict[str, Any]:
-    ranks, seed, plan = processes.ranks, int(spec["seed"]), plan_from(spec["plan"])
-    transform = build(spec["transform"], "transform", allow=allow)
-    data = TokenData.open(Path(spec["tokens"]), "train")
-    tokenizer = load_tokenizer(Path(spec["tokenizer"]))
-    if len(tokenizer) != data.vocab_size:
-        raise DataError(
-            f"{spec['tokens']}: made for a vocabulary of {data.vocab_size}, {spec['tokenizer']} has {len(tokenizer)}"
-        )
+    ranks, seed, work = processes.ranks, int(spec["seed"]), work_of(spec, allow)
+    plan, wanted = work.plan, work.made_for
     n_rows = rows_of_rank(plan, ranks.size)
     watchdog.enter("build", 0)
-    config = build(spec["model"], "model", allow=allow).config(data.vocab_size, plan.context_tokens, data.eos_id)
-    engine = prepare(build_model(config, seed), training, recipe, processes)
-    wanted = made_for(spec)
+    engine = prepare(work.model(), training, recipe, processes)
     watchdog.enter("load", 0)
     checkpoint = _newest(run_dir / "checkpoints", wanted, engine.layout, ranks)
     totals = Totals()
@@ -105,7 +89,7 @@ def _run(
     if totals.step < plan.stop_step:
         watchdog.enter("rehearse", totals.step)
         same = _as_before(recipe, engine, checkpoint)
-        micro_rows = rehearse(engine, same, training, plan, data.vocab_size, ranks.size)
+        micro_rows = rehearse(engine, same, training, plan, work.config.vocab_size, ranks.size)
     rows, wandb_id = None, hash_key({"run": {**spec, "engine": None}, "dir": str(run_dir)})
     if checkpoint is not None:
         watchdog.enter("load", totals.step)
@@ -113,7 +97,8 @@ def _run(
         rows, wandb_id = np.array(checkpoint.state["rows"], dtype=np.int64), checkpoint.state["wandb_id"]
         say(f"resuming from step {totals.step:,} of {plan.stop_step:,}")
     subset = range(ranks.rank * n_rows, (ranks.rank + 1) * n_rows)
-    streams = RowStreams(data, plan.rows, plan.context_tokens, transform.bind(tokenizer, seed), seed, rows, subset)
+    streams = work.streams(rows, subset)
+    _check_points(run_dir, work, totals.step, ranks)
     with contextlib.ExitStack() as stack:
         tracker = None
         if ranks.rank == 0:
@@ -139,41 +124,27 @@ def _run(
             native=recipe.checkpoint == "native",
             validated=ranks.broadcast(tracker.validated if tracker else None),
             record={"wandb_id": wandb_id, "made_for": wanted, "micro_rows": micro_rows},
+            points=work.points,
+            export=lambda weights, folder: export_model(work.config, weights, Path(spec["tokenizer"]), folder),
         )
         state = train(setup, totals)
-        return _finish(setup, totals, state, spec, config)
+        return _finish(setup, totals, state, spec, work)
 
 
-def _finish(
-    setup: Setup, totals: Totals, state: np.ndarray, spec: dict[str, Any], config: "PreTrainedConfig"
-) -> dict[str, Any]:
+def _finish(setup: Setup, totals: Totals, state: np.ndarray, spec: dict[str, Any], work: Work) -> dict[str, Any]:
     """The model's folder and the figures of a run that has come to its end; every rank calls it and gets them."""
     run_dir, plan, ranks = setup.run_dir, setup.plan, setup.ranks
     setup.watchdog.enter("export", totals.step)
     rows = ranks.rows(state)
     weights = setup.engine.snapshot(("weights",), keep=ranks.rank == 0).get("weights", {})
     if ranks.rank == 0:
-        export_model(config, weights, Path(spec["tokenizer"]), run_dir / "model")
-        bytes_per_token = totals.bytes / totals.tokens
+        export_model(work.config, weights, Path(spec["tokenizer"]), run_dir / "model")
         figures = {
             "label": spec["label"],
             "seed": setup.seed,
             "steps": plan.stop_step,
-            "context_tokens": plan.context_tokens,
-            "rows": plan.rows,
-            "bytes_per_token": bytes_per_token,
-            "flops": plan.flops,
-            "flops_causal": plan.flops_causal,
-            "flops_published": plan.flops_published,
-            "tokens": totals.tokens,
-            "bytes": totals.bytes,
-            "unique_bytes": unique_bytes(setup.streams.data, rows, setup.streams),
-            "passes": plan.passes,
-            "warmup_share": plan.warmup_steps / plan.steps,
-            "targets_per_update": plan.rows * plan.context_tokens,
-            "parameters": parameter_figures(config, plan.context_tokens),
+            **work.figures(totals, setup.streams, rows),
             "lr": setup.training.lr,
-            "inference_flops_per_byte": inference_flops_per_byte(config, plan.context_tokens, bytes_per_token),
             "weights_sha256": weights_sha256(weights),
             **loss_figures(
                 read_metrics(run_dir / "metrics.jsonl"),
@@ -208,6 +179,17 @@ def _newest(folder: Path, wanted: dict[str, Any], layout: dict[str, int], ranks:
     if problem is not None:
         raise problem
     return None if path is None else open_checkpoint(path)
+
+
+def _check_points(run_dir: Path, work: Work, step: int, ranks: Ranks) -> None:
+    """Models that were kept before the checkpoint cannot be made again: DataError where one is gone."""
+    gone = [name for at, name in work.points.items() if at < step and not (run_dir / name).is_dir()]
+    gone = ranks.broadcast(gone)
+    if gone:
+        raise DataError(
+            f"{run_dir / gone[0]}: the model kept there is gone, and the run is at step {step} already; "
+            "remove the run's folder and start again"
+        )
 
 
 def _as_before(recipe: Engine, engine: TrainingEngine, checkpoint: Checkpoint | None) -> Engine:

@@ -121,8 +121,8 @@ def observe(engine: Any, run: Path, record: list[str]) -> None:
 def faulty(real: Any, fault: str) -> Any:
     """`loop.losses` that goes wrong on one rank in one step, in its first micro-batch of two."""
 
-    def losses(engine: Any, inputs: Any, targets: Any, last: bool, z_loss: float) -> Any:
-        loss, extra = real(engine, inputs, targets, last, z_loss)
+    def losses(engine: Any, inputs: Any, targets: Any, last: bool, *rest: Any) -> Any:
+        loss, extra = real(engine, inputs, targets, last, *rest)
         alone = engine.layout["ranks"] == 1
         if engine.optimizer_step + 1 == FAULT_STEP and not last and (alone or RANK == FAULT_RANK):
             if fault == "loss":

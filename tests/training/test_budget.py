@@ -72,7 +72,7 @@ def test_default_yaml_is_the_default_recipe() -> None:
 
 
 def test_impl_fields() -> None:
-    assert impl_fields(Training) == {"save_every_steps", "keep_last", "keep_best", "log_every_s", "wandb"}
+    assert impl_fields(Training) == {"save_every_steps", "keep_last", "keep_best", "log_every_s", "wandb", "init_from"}
     assert impl_fields(Engine) == {field.name for field in dataclasses.fields(Engine)}, "no engine changes the result"
     assert impl_fields(Budget) == set()
 

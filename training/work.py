@@ -1,0 +1,164 @@
+"""The two kinds of work that a worker does, from run.json: pretraining on a text, fine-tuning on questions.
+
+Each says what is trained, from which weights, what its steps read, which models are kept on the way, and its figures.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isotok.errors import ConfigError, DataError
+from isotok.recipe import build
+from modeling.flops import inference_flops_per_byte
+from modeling.init import build_model, skeleton
+from tokenization.encode import TokenData
+from tokenization.tokenizer import load_tokenizer
+from training.budget import Plan
+from training.examples import ExampleStreams, read_examples
+from training.figures import parameter_figures
+from training.finetune import FinetunePlan
+from training.initial import config_of_folder, init_fingerprint, load_initial
+from training.run_file import made_for, plan_from
+from training.setup import RunPlan, Totals
+from training.streams import RowStreams, Streams, unique_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run is made of. made_for: what a checkpoint must agree with to be gone on from.
+
+    model: its initial weights. streams: (state of all rows or None, the rows this rank reads) → what steps read.
+    points: step → the folder, under the run's, for the model after it. figures: (totals, streams, state of all rows at
+    the end) → what train.json says of this kind of run.
+    """
+
+    plan: RunPlan
+    config: "PreTrainedConfig"
+    made_for: dict[str, Any]
+    model: Callable[[], "PreTrainedModel"]
+    streams: Callable[[np.ndarray | None, Sequence[int]], Streams]
+    figures: Callable[[Totals, Any, np.ndarray], dict[str, Any]]
+    points: Mapping[int, str] = field(default_factory=dict)
+
+
+def work_of(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work:
+    """What run.json asks for. Raises ConfigError and DataError for inputs that are not what it was written for."""
+    return _finetuning(spec, allow) if "finetuning" in spec else _pretraining(spec, allow)
+
+
+def config_of(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> "PreTrainedConfig":
+    """The config of the model that a run trains."""
+    tokenizer = load_tokenizer(Path(spec["tokenizer"]))
+    if spec["model"] is None:
+        return config_of_folder(Path(spec["init_model"]), tokenizer, "init_model")
+    context = spec["context_tokens"] if "finetuning" in spec else spec["plan"]["context_tokens"]
+    config: PreTrainedConfig = build(spec["model"], "model", allow=allow).config(
+        len(tokenizer), int(context), tokenizer.eos_token_id
+    )
+    return config
+
+
+def _pretraining(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work:
+    seed, plan = int(spec["seed"]), plan_from(spec["plan"], Plan)
+    transform = build(spec["transform"], "transform", allow=allow)
+    data = TokenData.open(Path(spec["tokens"]), "train")
+    tokenizer = load_tokenizer(Path(spec["tokenizer"]))
+    if len(tokenizer) != data.vocab_size:
+        raise DataError(
+            f"{spec['tokens']}: made for a vocabulary of {data.vocab_size}, {spec['tokenizer']} has {len(tokenizer)}"
+        )
+    config = config_of(spec, allow)
+    init_from = str(spec["training"].get("init_from", ""))
+    if init_from:
+        _check_init(spec, init_from, "training.init_from")
+
+    def model() -> "PreTrainedModel":
+        built = build_model(config, seed)
+        if init_from:
+            config_of_folder(Path(init_from), tokenizer, "training.init_from")
+            load_initial(built, Path(init_from), "training.init_from")
+        return built
+
+    def streams(state: np.ndarray | None, subset: Sequence[int]) -> RowStreams:
+        apply = transform.bind(tokenizer, seed)
+        return RowStreams(data, plan.rows, plan.context_tokens, apply, seed, state, subset, plan.schedule_bytes)
+
+    def figures(totals: Totals, read: RowStreams, rows: np.ndarray) -> dict[str, Any]:
+        bytes_per_token = totals.bytes / totals.tokens
+        return {
+            "context_tokens": plan.context_tokens,
+            "rows": plan.rows,
+            "bytes_per_token": bytes_per_token,
+            "growth": plan.growth,
+            "flops": plan.flops,
+            "flops_causal": plan.flops_causal,
+            "flops_published": plan.flops_published,
+            "tokens": totals.tokens,
+            "bytes": totals.bytes,
+            "unique_bytes": unique_bytes(read.data, rows, read),
+            "passes": plan.passes,
+            "warmup_share": plan.warmup_steps / plan.steps,
+            "targets_per_update": plan.rows * plan.context_tokens,
+            "parameters": parameter_figures(config, plan.context_tokens),
+            "inference_flops_per_byte": inference_flops_per_byte(config, plan.context_tokens, bytes_per_token),
+            **({"init": spec["init"]} if init_from else {}),
+        }
+
+    return Work(plan, config, made_for(spec), model, streams, figures)
+
+
+def _finetuning(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work:
+    seed, plan = int(spec["seed"]), plan_from(spec["plan"], FinetunePlan)
+    finetuning = build(spec["finetuning"], "finetuning", allow=allow)
+    examples = read_examples(Path(spec["questions"]), load_tokenizer(Path(spec["tokenizer"])))
+    config, folder = config_of(spec, allow), spec["init_model"]
+    if folder is not None:
+        _check_init(spec, folder, "init_model")
+
+    def model() -> "PreTrainedModel":
+        if folder is None:
+            return build_model(config, seed)
+        empty = skeleton(config, "cpu")
+        load_initial(empty, Path(folder), "init_model")
+        return empty.train()
+
+    def streams(state: np.ndarray | None, subset: Sequence[int]) -> ExampleStreams:
+        return ExampleStreams(examples, finetuning.rows, finetuning.batch, seed, state, subset)
+
+    def figures(totals: Totals, read: ExampleStreams, rows: np.ndarray) -> dict[str, Any]:
+        return {
+            "init": spec["init"] or "random",
+            "questions": finetuning.questions,
+            "questions_sha256": spec["questions_sha256"],
+            "batch": finetuning.batch,
+            "rows": plan.rows,
+            "context_tokens": plan.context_tokens,
+            "passes": plan.passes,
+            "tokens": totals.tokens,
+            "targets": plan.targets,
+            "answer_bytes": totals.bytes,
+            "flops": plan.flops,
+            "warmup_share": plan.warmup_steps / plan.steps,
+            "parameters": parameter_figures(config, plan.context_tokens),
+            "points": [
+                {"questions": point, "step": step, "read": step * finetuning.batch}
+                for step, point in finetuning.point_steps.items()
+            ],
+        }
+
+    points = {step: f"points/{point:08d}" for step, point in finetuning.point_steps.items()}
+    return Work(plan, config, made_for(spec), model, streams, figures, points)
+
+
+def _check_init(spec: Mapping[str, Any], folder: str, where: str) -> None:
+    if init_fingerprint(folder, where) != spec["init"]:
+        raise ConfigError(
+            f"{where}={folder}: its config or weights are not those that run.json was written for; "
+            "take another folder for this run, or remove its own and start again"
+        )
