@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 WINDOW_IDS = 65_536
 """Longer units are expanded window by window of this many ids. The draws depend on it: it stays as it is."""
+ANNEAL_WINDOW_IDS = 1024
+"""The same while p falls, so that it falls inside long units too."""
 
 
 class Cuts(NamedTuple):
@@ -34,15 +36,18 @@ class StochasTok:
     p: attempts per id; 0.1 as published (about 8% more ids).
     rounding: attempts of a unit are `floor`(n · p) as published, or `stochastic` (floor plus a draw for the rest).
     fresh: new draws each epoch; false repeats the first epoch's, as the paper's offline expansion does.
+    anneal: the last part of the budget, in which p falls linearly to 0; before, nothing differs. Units that end in it
+    are expanded in windows of ANNEAL_WINDOW_IDS, each at the p of its middle.
     """
 
     p: Annotated[float, Field(ge=0, le=1)] = 0.1
     rounding: Literal["floor", "stochastic"] = "floor"
     fresh: bool = False
+    anneal: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @property
     def label(self) -> str:
-        return f"stochastok-{self.p:g}"
+        return f"stochastok-{self.p:g}" + (f"-anneal-{self.anneal:g}" if self.anneal else "")
 
     def bind(self, tokenizer: "PreTrainedTokenizerFast", seed: int) -> Apply:
         cuts = cut_table(tokenizer)
@@ -55,16 +60,24 @@ class StochasTok:
             if len(ids) and int(ids.max()) >= vocab_size:
                 raise DataError(f"train document {unit}: id {int(ids.max())} outside a vocabulary of {vocab_size}")
             rng = keyed_rng("stochastok", seed, epoch if self.fresh else 0, unit)
-            windows = []
-            for start in range(0, len(ids), WINDOW_IDS):
-                window = ids[start : start + WINDOW_IDS]
-                windows.append(expand(window, self._attempts(window, rng), cuts, rng))
+            falls = spent[1] > 1 - self.anneal
+            size, windows, p = ANNEAL_WINDOW_IDS if falls else WINDOW_IDS, [], self.p
+            for start in range(0, len(ids), size):
+                window = ids[start : start + size]
+                if falls:
+                    middle = (start + len(window) / 2) / len(ids)
+                    p = self.p * self._left(spent[0] + middle * (spent[1] - spent[0]))
+                windows.append(expand(window, self._attempts(window, p, rng), cuts, rng))
             return np.concatenate(windows or [ids]).astype(ids.dtype)
 
         return apply
 
-    def _attempts(self, ids: "np.ndarray", rng: "np.random.Generator") -> int:
-        exact = len(ids) * self.p
+    def _left(self, spent: float) -> float:
+        """The factor of p at a fraction of the budget. Text may go on a little past its end: bytes are estimated."""
+        return min(1.0, max(0.0, 1 - spent) / self.anneal) if self.anneal else 1.0
+
+    def _attempts(self, ids: "np.ndarray", p: float, rng: "np.random.Generator") -> int:
+        exact = len(ids) * p
         extra = rng.random() < exact - int(exact) if self.rounding == "stochastic" else False
         return int(exact) + int(extra)
 

@@ -187,7 +187,7 @@ class RowStreams:
         if count == last + 1:
             begin = end
         elif count != last:
-            begin = 0
+            begin = bytes_before(self.data.n_bytes, self.rows, row, count, self._seed)
         end = begin + int(self.data.n_bytes[unit])
         self._passed[row] = (count, begin, end)
         return begin / self._row_bytes, end / self._row_bytes

@@ -33,11 +33,11 @@ class Units:
         return self._ids[unit]
 
 
-def plain(ids: np.ndarray, epoch: int, unit: int) -> np.ndarray:
+def plain(ids: np.ndarray, epoch: int, unit: int, spent=(0.0, 0.0)) -> np.ndarray:
     return ids
 
 
-def noisy(ids: np.ndarray, epoch: int, unit: int) -> np.ndarray:
+def noisy(ids: np.ndarray, epoch: int, unit: int, spent=(0.0, 0.0)) -> np.ndarray:
     """Repeats some ids, differently for each epoch and unit."""
     repeats = keyed_rng("noisy", epoch, unit).integers(1, 3, len(ids))
     repeats[-1] = 1
@@ -189,9 +189,9 @@ def test_rows_of_a_checkpoint_may_not_change() -> None:
 @pytest.mark.parametrize(
     ("transform", "match"),
     [
-        (lambda ids, epoch, unit: ids[:-1], "document 0: its ids do not end"),
-        (lambda ids, epoch, unit: ids[:0], "document 0: its ids do not end"),
-        (lambda ids, epoch, unit: np.array([99, EOS]), "document 0: id 99 outside"),
+        (lambda ids, *where: ids[:-1], "document 0: its ids do not end"),
+        (lambda ids, *where: ids[:0], "document 0: its ids do not end"),
+        (lambda ids, *where: np.array([99, EOS]), "document 0: id 99 outside"),
     ],
 )
 def test_ids_that_cannot_be_are_named(transform, match) -> None:
@@ -216,7 +216,7 @@ def test_prefetch_gives_the_same_batches_and_ends() -> None:
 
 
 def test_prefetch_passes_errors_on() -> None:
-    def fail(ids: np.ndarray, epoch: int, unit: int) -> np.ndarray:
+    def fail(ids: np.ndarray, epoch: int, unit: int, spent) -> np.ndarray:
         if unit == 3:
             raise DataError("document 3 is broken")
         return ids

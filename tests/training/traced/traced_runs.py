@@ -89,7 +89,7 @@ class Traced(StochasTok):
         note("bound", "at")
         inner = StochasTok(**{field.name: getattr(self, field.name) for field in fields(self)}).bind(tokenizer, seed)
 
-        def apply(ids: np.ndarray, epoch: int, unit: int) -> np.ndarray:
+        def apply(ids: np.ndarray, epoch: int, unit: int, spent: Any = (0.0, 0.0), /) -> np.ndarray:
             if unit % 16 == 15:
                 time.sleep(SLOW_UNIT_S)
             _came["unit"] += 1
@@ -97,7 +97,7 @@ class Traced(StochasTok):
             if int(rank) == RANK and _came["unit"] == int(when):
                 note(what, "at")
                 misbehave(what)
-            return inner(ids, epoch, unit)
+            return inner(ids, epoch, unit, spent)
 
         return apply
 
