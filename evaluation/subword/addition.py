@@ -5,19 +5,17 @@ right if the text up to the next `$` is the answer exactly. Greedy decoding alon
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from evaluation.subword.questions import Question, TaskData
 from isotok.errors import DataError
 from isotok.keyed import keyed_rng
 from isotok.recipe import Field, recipe
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 MIN_DIGITS_PER_TOKEN = 2.0
+"""Of the numbers in questions and answers: with less, a vocabulary of subwords is not tested as one."""
 STOP = "$"
 Problem = tuple[int, int]
 
@@ -91,23 +89,6 @@ def carries(a: int, b: int) -> int:
         carry = int(a % 10 + b % 10 + carry > 9)
         count, a, b = count + carry, a // 10, b // 10
     return count
-
-
-def digits_per_token(tokenizer: "PreTrainedTokenizerFast", questions: Iterable[Question]) -> float:
-    """Digits of the questions and their answers over the tokens that hold them, question and answer encoded apart.
-
-    A subword arm that has about one digit a token is not tested as such (see MIN_DIGITS_PER_TOKEN).
-    """
-    from tokenization.tokenizer import encode_texts, token_bytes
-
-    pieces = token_bytes(tokenizer)
-    texts = [text for question in questions for text in (question.prompt, question.answer)]
-    digits = tokens = 0
-    for ids in encode_texts(tokenizer, texts):
-        held = [sum(48 <= byte < 58 for byte in pieces[i]) for i in ids]
-        digits += sum(held)
-        tokens += sum(count > 0 for count in held)
-    return digits / max(tokens, 1)
 
 
 def _problems(corpus: Path, split: str) -> list[Problem]:
