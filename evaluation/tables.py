@@ -17,6 +17,17 @@ _SHORT = {
     "acc_pmi": "accuracy by PMI",
     "greedy": "greedy match",
 }
+_HELD = {
+    "flops": "training FLOPs",
+    "bytes": "text read",
+    "tokens": "tokens",
+    "steps": "steps",
+    "targets_per_update": "tokens an update",
+    "context_bytes": "context in bytes",
+    "parameters_body": "body parameters",
+    "parameters_total": "all parameters",
+    "lr": "learning rate",
+}
 SHOWN_TASKS = 3  # in the leaderboard: the first ones with an accuracy; all are in the tables of tasks
 
 
@@ -91,19 +102,8 @@ def endpoint_facts(primary: Mapping[str, Any], unit: str, items: str) -> list[tu
     return facts
 
 
-def held_equal(results: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def held_equal(results: Mapping[str, Any], names: Mapping[str, str] = _HELD) -> tuple[list[str], list[str]]:
     """What the arms share within 1%, and what they do not, the latter with its largest over smallest."""
-    names = {
-        "flops": "training FLOPs",
-        "bytes": "text read",
-        "tokens": "tokens",
-        "steps": "steps",
-        "targets_per_update": "tokens an update",
-        "context_bytes": "context in bytes",
-        "parameters_body": "body parameters",
-        "parameters_total": "all parameters",
-        "lr": "learning rate",
-    }
     equal, unequal = [], []
     for key, name in names.items():
         values = [arm["quantities"][key] for arm in results["arms"].values()]
