@@ -103,8 +103,11 @@ class TreeBuilder:
 
 
 @torch.inference_mode()
-def score_trees(model: Any, trees: Sequence[Tree], *, full: bool = False, advance: Any = None) -> list[TreeScore]:
-    """One score per tree, in order; `full` keeps the whole distribution after every node.
+def score_trees(
+    model: Any, trees: Sequence[Tree], *, full: bool = False, best: bool = True, advance: Any = None
+) -> list[TreeScore]:
+    """One score per tree, in order; `full` keeps the whole distribution after every node, `best` asks for the first
+    choice after each.
 
     Softmax sums in float64. Raises DataError where a path is longer than the model's positions. `advance(n)` is called
     as n trees are done.
@@ -134,8 +137,15 @@ def score_trees(model: Any, trees: Sequence[Tree], *, full: bool = False, advanc
     try:
         for batch in _batches(rows, model.config.vocab_size, device.type):
             logits = _forward(model, batch, device, branching)
-            for row, part in zip(batch, logits):
-                _read(row, part, trees[row.number], out[row.number], logs[row.number] if full else None)
+            firsts = torch.cat([part.argmax(-1) for part in logits]).cpu().numpy() if best else None
+            begin = 0
+            for row, part, totals in zip(batch, logits, _totals(logits)):
+                tree, score = trees[row.number], out[row.number]
+                if firsts is not None:
+                    own = firsts[begin : begin + len(part)]
+                    score.best[[len(tree.ids), *row.nodes]] = own
+                    begin += len(part)
+                _read(row, part, totals, tree, score, logs[row.number] if full else None)
             done = [row.number for row in batch]
             np.subtract.at(left, done, 1)
             if advance is not None:
@@ -254,15 +264,26 @@ def _forward(model: Any, batch: list[_Row], device: torch.device, branching: boo
     return [logits[k, len(row.stem) - 1 - first : len(row) - first] for k, row in enumerate(batch)]
 
 
-def _read(row: _Row, logits: torch.Tensor, tree: Tree, score: TreeScore, full: np.ndarray | None) -> None:
-    """Take what a tree asks from the logits of one of its rows."""
-    totals = np.empty(len(logits))
-    step = max(1, _LOGITS_PER_CHUNK // logits.shape[1])
-    for i in range(0, len(logits), step):
-        totals[i : i + step] = logits[i : i + step].double().logsumexp(-1).cpu().numpy()
+def _totals(logits: Sequence[torch.Tensor]) -> list[np.ndarray]:
+    """log of the sum of exp of each line of logits, float64, of several rows in chunks."""
+    lines = [line for part in logits for line in part.split(max(1, _LOGITS_PER_CHUNK // part.shape[1]))]
+    sums, chunk, size = [], [], 0
+    for k, part in enumerate(lines, 1):
+        chunk.append(part)
+        size += part.numel()
+        if k == len(lines) or size + lines[k].numel() > _LOGITS_PER_CHUNK:
+            sums.append(torch.cat(chunk).double().logsumexp(-1).cpu().numpy())
+            chunk, size = [], 0
+    ends = np.cumsum([len(part) for part in logits])
+    return np.split(np.concatenate(sums), ends[:-1])
+
+
+def _read(
+    row: _Row, logits: torch.Tensor, totals: np.ndarray, tree: Tree, score: TreeScore, full: np.ndarray | None
+) -> None:
+    """Take what a tree asks from the logits of one of its rows; totals: `_totals` of them."""
     columns = {node: k for k, node in enumerate(row.nodes, 1)}
     columns[STEM] = 0
-    score.best[[*row.nodes, len(tree.ids)]] = logits[[*range(1, len(logits)), 0]].argmax(-1).cpu().numpy()
     if full is not None:
         full[[*row.nodes, len(tree.ids)]] = (
             (logits.double() - torch.from_numpy(totals).to(logits.device)[:, None])[[*range(1, len(logits)), 0]]
