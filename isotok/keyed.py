@@ -1,11 +1,14 @@
 """Keyed random streams: what is drawn depends on a key such as (seed, epoch, index), never on global state."""
 
+import functools
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isotok.files import canonical_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
 
@@ -19,7 +22,24 @@ def keyed_rng(*key: str | int) -> "np.random.Generator":
     """A numpy generator (Philox, counter-based) that depends on the key alone."""
     import numpy as np
 
-    return np.random.Generator(np.random.Philox(key=keyed_int(*key, bits=128)))
+    number = keyed_int(*key, bits=128)
+    words = np.array([number & (2**64 - 1), number >> 64], np.uint64)
+    return np.random.Generator(np.random.Philox(_philox_key()(words)))
+
+
+@functools.cache
+def _philox_key() -> "Callable[[np.ndarray], Any]":
+    """What gives Philox its key, as `Philox(key=...)` does, which asks the system for entropy too: thrice the time."""
+    from numpy.random.bit_generator import ISeedSequence
+
+    class Key(ISeedSequence):
+        def __init__(self, words: "np.ndarray") -> None:
+            self.words = words
+
+        def generate_state(self, n_words: int, dtype: object = None) -> "np.ndarray":
+            return self.words
+
+    return Key
 
 
 def permuted(index: int, size: int, *key: str | int) -> int:

@@ -5,14 +5,17 @@ spell spends its attempt, otherwise one of its cuts, uniform, takes its place. P
 Model, vocabulary and loss stay as they are.
 """
 
+import hashlib
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from isotok.errors import DataError
+from isotok.errors import ConfigError, DataError
 from isotok.keyed import keyed_rng
 from isotok.recipe import Field, recipe
 from tokenization.transform import Apply, Spent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from transformers import PreTrainedTokenizerFast
 
@@ -27,6 +30,10 @@ class Cuts(NamedTuple):
 
     starts: "np.ndarray"
     pairs: "np.ndarray"
+
+
+MAX_TABLES = 4
+_TABLES: dict[bytes, Cuts] = {}
 
 
 @recipe
@@ -92,18 +99,49 @@ def expand(ids: "np.ndarray", attempts: int, cuts: Cuts, rng: "np.random.Generat
 
 
 def cut_table(tokenizer: "PreTrainedTokenizerFast") -> Cuts:
-    """For each id, every pair (left, right) of ids whose bytes joined are its own. Specials and bytes have none."""
-    from tokenization.tokenizer import token_bytes
+    """For each id, every pair (left, right) of ids whose bytes joined are its own.
 
-    pieces = token_bytes(tokenizer)
-    ids = {piece: index for index, piece in enumerate(pieces) if piece}
-    halves = ([(piece[:at], piece[at:]) for at in range(1, len(piece))] for piece in pieces)
-    return pack_cuts([[(ids[a], ids[b]) for a, b in cuts if a in ids and b in ids] for cuts in halves])
+    Single bytes have none, and specials and added tokens neither have one nor come of one. The table of a vocabulary
+    is kept for the process, under a hash of the entries' bytes. ConfigError if ids stand for no fixed bytes.
+    """
+    pieces = _spelled(tokenizer)
+    sizes = ",".join(str(len(piece)) for piece in pieces)
+    key = hashlib.blake2b(sizes.encode() + b"".join(pieces), digest_size=16).digest()
+    if key not in _TABLES:
+        while len(_TABLES) >= MAX_TABLES:
+            _TABLES.pop(next(iter(_TABLES)), None)
+        _TABLES[key] = binary_cuts(pieces)
+    return _TABLES[key]
 
 
-def pack_cuts(cuts: list[list[tuple[int, int]]]) -> Cuts:
-    """Cuts from a list an id."""
+def binary_cuts(pieces: "Sequence[bytes]") -> Cuts:
+    """Cuts of a vocabulary from the bytes of its ids, b"" for an id that takes no part; of two alike the last does."""
     import numpy as np
 
-    starts = np.cumsum([0, *map(len, cuts)], dtype=np.int64)
-    return Cuts(starts, np.array([pair for pairs in cuts for pair in pairs], np.int32).reshape(-1, 2))
+    find = {piece: index for index, piece in enumerate(pieces) if piece}.get
+    starts, pairs = [0], []
+    for piece in pieces:
+        for at in range(1, len(piece)):
+            left = find(piece[:at])
+            right = None if left is None else find(piece[at:])
+            if right is not None:
+                pairs.append((left, right))
+        starts.append(len(pairs))
+    return Cuts(np.array(starts, np.int64), np.array(pairs, np.int32).reshape(-1, 2))
+
+
+def _spelled(tokenizer: "PreTrainedTokenizerFast") -> list[bytes]:
+    """The bytes of each id, none for added tokens, special or not."""
+    from tokenization.tokenizer import token_bytes
+
+    try:
+        pieces = token_bytes(tokenizer)
+    except (ConfigError, KeyError):
+        model = type(tokenizer.backend_tokenizer.model).__name__
+        raise ConfigError(
+            "transform=stochastok needs a byte-level vocabulary, whose ids stand for fixed bytes; "
+            f"tokenizer {tokenizer.name_or_path or '(not saved)'}, a {model}, has another"
+        ) from None
+    for index in tokenizer.added_tokens_decoder:
+        pieces[index] = b""
+    return pieces

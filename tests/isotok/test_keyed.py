@@ -1,5 +1,6 @@
 """Keyed streams depend on their key alone; the table-free permutation is one."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +25,14 @@ def test_permuted_moves_and_depends_on_the_key():
 def test_keys_are_kept_apart():
     assert keyed_int("a", 1) != keyed_int("a", "1") != keyed_int("a1")
     assert keyed_rng(0, 1).random() == keyed_rng(0, 1).random() != keyed_rng(1, 0).random()
+
+
+@given(st.lists(st.integers() | st.text(), min_size=1, max_size=3))
+def test_the_generator_is_philox_with_that_key(key):
+    theirs = np.random.Generator(np.random.Philox(key=keyed_int(*key, bits=128)))
+    ours = keyed_rng(*key)
+    assert str(ours.bit_generator.state) == str(theirs.bit_generator.state)
+    assert ours.random(5).tolist() == theirs.random(5).tolist()
 
 
 def test_known_values_do_not_drift():
