@@ -10,7 +10,7 @@ from isotok.progress import say
 from isotok.recipe import describe
 from tokenization.transform import NoTransform, Transform, fit_transform
 from training.budget import Budget, plan_run
-from training.initial import init_fingerprint
+from training.initial import check_same, init_fingerprint
 from training.recipes import Engine, Finetuning, Training
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ def prepare_run(
     fitted = fit_transform(transform, data, loaded)
     plan = plan_run(budget, model, training, fitted, data, loaded)
     micro_rows_of(engine, plan, data.vocab_size, int(os.environ.get("WORLD_SIZE", engine.ranks)), on_cpu)
+    init = init_fingerprint(init_from) if init_from else None
+    if init is not None:
+        config = model.config(data.vocab_size, plan.context_tokens, data.eos_id)
+        check_same(config, Path(init_from), loaded, "training.init_from")
     for warning in plan.warnings:
         say(f"warning: {warning}")
     spec = {
@@ -99,7 +103,7 @@ def prepare_run(
         "training": describe(resolved),
         "engine": describe(engine),
         "plan": asdict(plan),
-        **({"init": init_fingerprint(resolved.init_from)} if resolved.init_from else {}),
+        **({} if init is None else {"init": init}),
         **notes,
     }
     write_run(out, spec)

@@ -76,17 +76,21 @@ def config_of_folder(folder: Path, tokenizer: "PreTrainedTokenizerFast", where: 
     return config
 
 
-def load_initial(model: "PreTrainedModel", folder: Path, where: str) -> None:
-    """Put the weights of a transformers folder into a model. Raises ConfigError where they are another model's."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging as hf_logging
-
-    theirs = AutoConfig.from_pretrained(folder, local_files_only=True)
+def check_same(config: "PreTrainedConfig", folder: Path, tokenizer: "PreTrainedTokenizerFast", where: str) -> None:
+    """Raise ConfigError where a folder's model is not of a config, or was trained with another tokenizer."""
+    theirs = config_of_folder(folder, tokenizer, where)
     for key in _SAME:
-        asked, has = getattr(model.config, key, None), getattr(theirs, key, None)
+        asked, has = getattr(config, key, None), getattr(theirs, key, None)
         if asked != has:
             raise ConfigError(f"{where}={folder}: {key} is {has!r}, this run's model has {asked!r}")
+
+
+def load_initial(model: "PreTrainedModel", folder: Path, where: str) -> None:
+    """Put the weights of a transformers folder into a model. Raises ConfigError where their names or shapes differ."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as hf_logging
+
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed, which then talks
     bars = hf_logging.is_progress_bar_enabled()

@@ -79,11 +79,7 @@ def _pretraining(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work
         _check_init(spec, init_from, "training.init_from")
 
     def model() -> "PreTrainedModel":
-        built = build_model(config, seed)
-        if init_from:
-            config_of_folder(Path(init_from), tokenizer, "training.init_from")
-            load_initial(built, Path(init_from), "training.init_from")
-        return built
+        return _from_folder(config, init_from, "training.init_from") if init_from else build_model(config, seed)
 
     def streams(state: np.ndarray | None, subset: Sequence[int]) -> RowStreams:
         apply = transform.bind(tokenizer, seed)
@@ -122,11 +118,7 @@ def _finetuning(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work:
         _check_init(spec, folder, "init_model")
 
     def model() -> "PreTrainedModel":
-        if folder is None:
-            return build_model(config, seed)
-        empty = skeleton(config, "cpu")
-        load_initial(empty, Path(folder), "init_model")
-        return empty.train()
+        return build_model(config, seed) if folder is None else _from_folder(config, folder, "init_model")
 
     def streams(state: np.ndarray | None, subset: Sequence[int]) -> ExampleStreams:
         return ExampleStreams(examples, finetuning.rows, finetuning.batch, seed, state, subset)
@@ -154,6 +146,12 @@ def _finetuning(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work:
 
     points = {step: f"points/{point:08d}" for step, point in finetuning.point_steps.items()}
     return Work(plan, config, made_for(spec), model, streams, figures, points)
+
+
+def _from_folder(config: "PreTrainedConfig", folder: str, where: str) -> "PreTrainedModel":
+    model = skeleton(config, "cpu")
+    load_initial(model, Path(folder), where)
+    return model.train()
 
 
 def _check_init(spec: Mapping[str, Any], folder: str, where: str) -> None:
