@@ -15,22 +15,22 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # "don't" and "to-day" ar
 _PLAIN = re.compile(r"[a-z]+")
 
 
-def word_list(corpus: Path, n: int, *, shortest: int = 2, longest: int = LONGEST) -> tuple[str, ...]:
+def word_list(corpus: Path, n: int, *, shortest: int = 2, key: str = "task.words") -> tuple[str, ...]:
     """The `n` most frequent words of the training split, most frequent first, ties by word.
 
     Words are of letters a to z as they stand in the text (one that is always capitalised is no word), of `shortest`
-    to `longest` letters. Raises DataError where the text has fewer.
+    to 12 letters. Raises DataError where the text has fewer; key: what asked for so many.
     """
     from tokenization.corpus import read_documents
 
     counts: Counter[str] = Counter()
     for document in read_documents(corpus, "train"):
         counts.update(_WORD.findall(document.text))
-    fit = [word for word in counts if shortest <= len(word) <= longest and _PLAIN.fullmatch(word)]
+    fit = [word for word in counts if shortest <= len(word) <= LONGEST and _PLAIN.fullmatch(word)]
     if len(fit) < n:
         raise DataError(
-            f"{corpus}: the training text has {len(fit):,} different lower-case words of {shortest} to {longest} "
-            f"letters, the task's list needs {n:,}: take a larger corpus, or task.words={max(len(fit), 1)} or fewer"
+            f"{corpus}: the training text has {len(fit):,} different lower-case words of {shortest} to {LONGEST} "
+            f"letters, the task's list needs {n:,}: take a larger corpus, or {key}={max(len(fit), 1)} or fewer"
         )
     return tuple(sorted(fit, key=lambda word: (-counts[word], word))[:n])
 
