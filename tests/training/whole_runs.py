@@ -31,9 +31,10 @@ def prepare(
     engine: Engine = SINGLE,
     steps: int = 60,
     model: Llama = MODEL,
+    transform: StochasTok = StochasTok(),  # noqa: B008
     **training: Any,
 ) -> Path:
-    """A run's folder with its run.json; the transform is the traced one."""
+    """A run's folder with its run.json; the transform is made the traced one."""
     settings = {"save_every_steps": 7, "validations": steps // 10, "validation_bytes": 2000, "wandb": "disabled"}
     prepare_run(
         model=model,
@@ -42,7 +43,7 @@ def prepare(
         budget=Budget(amount=steps, unit="steps", context_bytes=256, rows=8, max_epochs=999),
         out=out,
         training=Training(**{**settings, **training}),
-        transform=StochasTok(),
+        transform=transform,
         engine=engine,
         label="run",
         seed=0,

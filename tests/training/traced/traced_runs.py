@@ -5,6 +5,7 @@ pauses before their ends so that a signal from outside can land there. From the 
 
 TRACE: a file that rank 0 appends lines `PID WHAT begin|end|at` to.
 SLOW_UNIT_S: how long every 16th unit takes, so that the loop waits for data although some is read ahead.
+TRACE_UNITS: anything, to note the expansion of each unit as well.
 FILL: `WHAT:N:FILE`, write FILE until the disk is full when rank 0 comes to the N-th WHAT.
 MISBEHAVE: `HOW:RANK:N`, what a rank does when it reads its N-th unit; see `misbehave`.
 """
@@ -30,6 +31,7 @@ from training.streams import Prefetch
 PAUSE_S = 0.02
 SLOW_UNIT_S = float(os.environ.get("SLOW_UNIT_S", "0"))
 TRACE = os.environ.get("TRACE", "")
+TRACE_UNITS = bool(os.environ.get("TRACE_UNITS", ""))
 RANK = int(os.environ.get("RANK", "0"))
 
 
@@ -90,6 +92,8 @@ class Traced(StochasTok):
         inner = StochasTok(**{field.name: getattr(self, field.name) for field in fields(self)}).bind(tokenizer, seed)
 
         def apply(ids: np.ndarray, epoch: int, unit: int, spent: Any = (0.0, 0.0), /) -> np.ndarray:
+            if TRACE_UNITS:
+                note("expand", "begin")
             if unit % 16 == 15:
                 time.sleep(SLOW_UNIT_S)
             _came["unit"] += 1
@@ -97,7 +101,10 @@ class Traced(StochasTok):
             if int(rank) == RANK and _came["unit"] == int(when):
                 note(what, "at")
                 misbehave(what)
-            return inner(ids, epoch, unit, spent)
+            out = inner(ids, epoch, unit, spent)
+            if TRACE_UNITS:
+                note("expand", "end")
+            return out
 
         return apply
 
