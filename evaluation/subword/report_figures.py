@@ -91,7 +91,7 @@ def _curve(results: Mapping[str, Any], split: str, name: str) -> Picture:
         + (" Dashed: without a model." if lines else "")
         + _hollow(results)
     )
-    return Picture(f"{_title(results, split)}, by training questions", caption, _svg(figure, f"answers-{name}"))
+    return Picture(_title(results, split), caption, _svg(figure, f"answers-{name}"))
 
 
 def _last(results: Mapping[str, Any], split: str, name: str) -> Picture:
@@ -133,7 +133,7 @@ def _last(results: Mapping[str, Any], split: str, name: str) -> Picture:
         + (" Dashed: without a model." * bool(lines))
         + _hollow(results)
     )
-    return Picture(f"{_title(results, split)}, every run", caption, _svg(figure, f"answers-{name}"))
+    return Picture(_title(results, split), caption, _svg(figure, f"answers-{name}"))
 
 
 def _lines(results: Mapping[str, Any], split: str) -> list[tuple[str, float]]:
@@ -158,7 +158,7 @@ def _shares(axes: Axes, lines: list[tuple[str, float]]) -> None:
 
 def _title(results: Mapping[str, Any], split: str) -> str:
     task = results["task"]
-    return f"{split}: the main split" if split == task["main"] else f"{split}: held against {task['main']}"
+    return f"{split}, the main split" if split == task["main"] else f"{split}, in the training distribution"
 
 
 def _hollow(results: Mapping[str, Any]) -> str:

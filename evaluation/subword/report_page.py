@@ -69,6 +69,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     titles = {
         "arms": "Arms",
         "splits": "Splits",
+        "bits": "Bits per byte",
         "curve": "Questions curve",
         "types": "Types",
         "retok": "Other encodings of the prompts",
@@ -94,8 +95,7 @@ def top_box(results: Mapping[str, Any]) -> dict[str, Any]:
         return box | {"verdict": "no primary endpoint was declared", "question": "Everything below is exploratory."}
     a, b = primary["arms"]
     task, split = results["task"], primary["split"]
-    matched = task["matched"].get(split)
-    where = f"{task['name']}, split {split}" + (f" (held against {matched})" if matched else "")
+    where = f"{task['name']}, split {split}"
     text = verdict(primary)
     if primary["rule"] != INTERVAL:
         text = f"{text}: {primary['rule']}"
@@ -146,15 +146,7 @@ def caveats(results: Mapping[str, Any]) -> list[str]:
         elif state == IS_SATURATED:
             found.append(f"{split}: the baseline is saturated at the last point (95% or more), so hardly any can show.")
     found.extend(_rules(results))
-    for name, arm in arms.items():
-        single, digits = arm["words"]["single_tokens"], arm["words"]["digits_per_token"]
-        if arm["words"]["n"] and single is not None and single < FEW_SINGLE:
-            found.append(
-                f"{name}: only {single:.1%} of the task's words are single tokens (85% wanted): the others show some "
-                "of their letters, which makes the task easier."
-            )
-        if few_digits(arm):
-            found.append(f"{name}: {digits:.2f} digits a token, under {FEW_DIGITS:g}: hardly a test of subword digits.")
+    found.extend(_words(arms))
     found.extend(_growths(arms))
     found.extend(_text_read(results))
     found.extend(_early(task))
@@ -260,6 +252,26 @@ def _rules(results: Mapping[str, Any]) -> list[str]:
     if not below:
         return []
     return [f"Not above the rule “{rule[0]}” ({rule[1]:.1%} of {main}), which reads no question: {', '.join(below)}."]
+
+
+def _words(arms: Mapping[str, Any]) -> list[str]:
+    """Tokenizers for which the task is another one; arms with one tokenizer share a sentence."""
+    single: dict[float, list[str]] = {}
+    digits: dict[float, list[str]] = {}
+    for name, arm in arms.items():
+        words = arm["words"]
+        if words["n"] and words["single_tokens"] is not None and words["single_tokens"] < FEW_SINGLE:
+            single.setdefault(words["single_tokens"], []).append(name)
+        if few_digits(arm):
+            digits.setdefault(words["digits_per_token"], []).append(name)
+    return [
+        f"Only {value:.1%} of the task's words are single tokens ({', '.join(names)}; {FEW_SINGLE:.0%} wanted): the "
+        "others show some of their letters, which makes the task easier."
+        for value, names in single.items()
+    ] + [
+        f"{value:.2f} digits a token ({', '.join(names)}), under {FEW_DIGITS:g}: hardly a test of digits inside tokens."
+        for value, names in digits.items()
+    ]
 
 
 def _growths(arms: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from evaluation.tables import (
     versions,
 )
 
-SHOWN_SPLITS = 4
+SHOWN_SPLITS = 2
 """In the main table; all are in the table of splits."""
 FEW_SINGLE, FEW_DIGITS = 0.85, 2.0
 MEASURE_NAMES = {"acc": "accuracy", "acc_bytes": "accuracy per byte", "exact": "exact"}
@@ -29,6 +29,7 @@ def all_tables(results: Mapping[str, Any]) -> dict[str, Table]:
     return {
         "arms": arms_table(results),
         "splits": splits_table(results),
+        "bits": bits_table(results),
         "curve": curve_table(results),
         "types": types_table(results),
         "retok": retok_table(results),
@@ -57,7 +58,7 @@ def arms_table(results: Mapping[str, Any]) -> Table:
     if curve:
         columns += [("AUC", f"{main}, over ln(questions)"), ("Δ AUC", f"to {results['baseline']}"), ("verdict", "")]
     columns += [(f"Δ {main}", f"to {results['baseline']}"), ("verdict", "")]
-    columns += [(MEASURE_NAMES[metric], main) for metric in more]
+    columns += [("per byte", f"accuracy, {main}") if metric == "acc_bytes" else (metric, main) for metric in more]
     rows = []
     for name, arm in arms.items():
         at_last = arm["points"][last]
@@ -66,7 +67,8 @@ def arms_table(results: Mapping[str, Any]) -> Table:
             Cell(_growth(arm["growth"]), arm["growth"], muted=arm["growth"] is None),
         ]
         if bits:
-            cells.append(_bits(arm["bits_per_byte"]))
+            value = arm["bits_per_byte"]["text"]
+            cells.append(Cell(number(value), value, muted=value is None))
         cells += [accuracy_cell(at_last[split][measure], results["states"][split] == AT_CHANCE) for split in shown]
         if curve:
             cells.append(accuracy_cell(arm["curve"][main]["auc"]))
@@ -82,10 +84,9 @@ def arms_table(results: Mapping[str, Any]) -> Table:
     hidden = task["splits"][SHOWN_SPLITS:]
     asked = f"after {task['last']:,} training questions" if task["last"] else "without fine-tuning"
     caption = (
-        f"Share of questions answered right {asked}, below it the 95% interval over seeds. Grey: at chance in every "
-        "arm. Δ: arm minus baseline, below it the 95% interval over seeds and questions; a verdict other than the "
-        "primary endpoint's is exploratory and Holm-adjusted. Last rows: what is right without a model."
-        + (" Bits per byte: of test text; spans: canonical, canonicalised and marginal, on short pieces of it." * bits)
+        f"Share of questions answered right {asked}, below it the 95% interval over seeds (cut at 0 and 100%). "
+        "Grey: at chance in every arm. Δ: arm minus baseline, below it the 95% interval over seeds and questions; a "
+        "verdict other than the primary endpoint's is exploratory and Holm-adjusted. Last rows: without a model."
         + (f" More splits below: {', '.join(hidden)}." if hidden else "")
     )
     return Table(caption, tuple(columns), tuple(rows), sortable=True)
@@ -111,31 +112,29 @@ def best_rule(results: Mapping[str, Any], split: str) -> tuple[str, float] | Non
 
 
 def splits_table(results: Mapping[str, Any]) -> Table:
-    """Every split at the last point: one row a split, one column an arm, with the distance to its match."""
+    """Every split at the last point: one row a split, one column an arm; below it the distance to its match."""
     task, arms = results["task"], results["arms"]
     measure, last = task["measure"], str(task["last"])
     rows = []
     for split in task["splits"]:
         asked, rule, matched = task["asked"][last][split], best_rule(results, split), task["matched"].get(split)
         state = results["states"][split]
-        cells = []
-        for arm in arms.values():
-            at_last = arm["points"][last]
-            cell = accuracy_cell(at_last[split][measure], bool(state))
-            ours, theirs = at_last[split][measure], at_last[matched][measure] if matched else None
-            if ours is not None and theirs is not None:
-                gap = f"{signed(ours['mean'] - theirs['mean'])} to {matched}"
-                cell = replace(cell, note=f"{cell.note} · {gap}" if cell.note else gap)
-            cells.append(cell)
+        made = [arm["points"][last][split][measure] for arm in arms.values()]
         rows.append(
             (
-                Cell(split, split, note=_state_words(state)),
-                Cell(count(asked["n"]), asked["n"]),
-                Cell(share(asked["chance"]), asked["chance"]),
-                Cell(share(rule[1]), rule[1], note=rule[0]) if rule else Cell(MISSING, muted=True),
-                *cells,
+                Cell(split, note=_state_words(state)),
+                Cell(count(asked["n"])),
+                Cell(share(asked["chance"])),
+                Cell(share(rule[1]), note=rule[0]) if rule else Cell(MISSING, muted=True),
+                *(accuracy_cell(one, bool(state)) for one in made),
             )
         )
+        if matched:
+            against = [arm["points"][last][matched][measure] for arm in arms.values()]
+            gaps = [a["mean"] - b["mean"] if a and b else None for a, b in zip(made, against)]
+            rows.append(
+                (Cell(f"{split} − {matched}"), *[Cell("")] * 3, *(Cell(signed(gap), muted=True) for gap in gaps))
+            )
     columns = (
         ("split", ""),
         ("questions", ""),
@@ -144,12 +143,11 @@ def splits_table(results: Mapping[str, Any]) -> Table:
         *((name, "") for name in arms),
     )
     return Table(
-        "Share answered right at the last point, its 95% interval over seeds, and the distance to the split in the "
-        "training distribution that it is held against. Grey: every arm at chance, or the baseline at "
-        "95% or more: there a difference cannot or can hardly show.",
+        "Share answered right at the last point and its 95% interval over seeds; under a split that leaves the "
+        "training distribution its distance to the split that stays in it. Grey: every arm at chance, or the baseline "
+        "at 95% or more: there a difference cannot or can hardly show.",
         columns,
         tuple(rows),
-        sortable=True,
     )
 
 
@@ -373,7 +371,7 @@ def comparisons_table(results: Mapping[str, Any]) -> Table:
     )  # fmt: skip
     return Table(
         "Every comparison that was computed; higher is better. Intervals hold for one comparison at a time; p Holm is "
-        "adjusted within a group of figures (AUC, splits, types, encodings). Detectable: the true difference that "
+        "adjusted within a group of figures (curves, splits, types, encodings). Detectable: the true difference that "
         "would be found with power .8.",
         columns,
         tuple(rows),
@@ -390,19 +388,19 @@ def settings_table(results: Mapping[str, Any]) -> Table:
 
 
 def accuracy_cell(estimate: Mapping[str, Any] | None, muted: bool = False) -> Cell:
-    """A share with its interval over seeds."""
+    """A share with its interval over seeds, cut at 0 and 1."""
     if estimate is None:
         return Cell(MISSING, muted=True)
     interval = estimate["interval"]
-    note = "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}%"
+    low, high = (min(max(end, 0.0), 1.0) for end in interval or (0.0, 1.0))
+    note = "" if interval is None else f"{100 * low:.1f} to {100 * high:.1f}%"
     return Cell(share(estimate["mean"]), estimate["mean"], muted=muted, note=note)
 
 
 def _about_split(task: Mapping[str, Any], split: str) -> str:
     if split == task["main"]:
         return f"main, {MEASURE_NAMES[task['measure']]}"
-    held = [name for name, other in task["matched"].items() if other == split]
-    return f"matched to {', '.join(held)}" if held else "beyond training" if split in task["matched"] else ""
+    return "in distribution" if split in task["matched"].values() else ""
 
 
 def _state_words(state: str) -> str:
@@ -416,12 +414,31 @@ def _arm_note(results: Mapping[str, Any], name: str) -> str:
     return ", ".join([*parts, f"{seeds} seeds" if arm["rule"] == INTERVAL else arm["rule"]])
 
 
-def _bits(bits: Mapping[str, float | None]) -> Cell:
-    if bits["text"] is None:
-        return Cell(MISSING, muted=True)
-    there = [number(bits[key]) for key in ("canonical", "canonicalised", "marginal")]
-    note = "" if bits["canonical"] is None else "spans " + " · ".join(there)
-    return Cell(number(bits["text"]), bits["text"], note=note)
+def bits_table(results: Mapping[str, Any]) -> Table:
+    """What arms that know several encodings are charged for (`evaluation.stochastic`); no row without a figure."""
+    keys = ("text", "canonical", "canonicalised", "marginal")
+    rows = []
+    for name, arm in results["arms"].items():
+        bits = arm["bits_per_byte"]
+        if bits["text"] is not None:
+            values = [Cell(number(bits[key]), muted=bits[key] is None) for key in keys]
+            scored = None if bits["spans"] is None else bits["spans"] - (bits["crossed"] or 0)
+            rows.append((Cell(name), *values, Cell(count(scored))))
+    return Table(
+        "Bits per byte of test text, means over seeds. On short spans of it, all after the same context: in the "
+        "canonical encoding; with each softmax renormalised over what keeps an encoding (canonicalised); over all "
+        "token sequences that spell the span (marginal). Scored on the canonical encoding alone, an arm "
+        "also pays for what it keeps for others.",
+        (
+            ("arm", ""),
+            ("text", "canonical"),
+            ("spans", "canonical"),
+            ("spans", "canonicalised"),
+            ("spans", "marginal"),
+            ("spans", "number scored"),
+        ),
+        tuple(rows),
+    )
 
 
 def _growth(value: float | None) -> str:

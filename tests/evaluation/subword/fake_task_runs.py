@@ -28,7 +28,7 @@ MATCHED = {"words": "test", "affix": "test", "template": "test"}
 TYPES = ("most", "contains", "starts", "ends", "longest", "shortest")
 HEURISTICS = {"longest": 0.384, "shortest": 0.299, "first": 0.251}
 VARIANTS = {"stochastok-0.1": (0.08, 0.95), "stochastok-0.5": (0.38, 0.8), "dropout-0.1": (0.35, 0.82)}
-EARLY, LATE = 240, 360
+EARLY, LATE = 120, 180
 """Questions of a split at points before the last, and at the last."""
 
 COLUMNS = {
