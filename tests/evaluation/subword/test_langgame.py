@@ -187,6 +187,15 @@ def test_fewer_questions_begin_the_more(corpus: Path, made: dict[str, TaskData])
     assert fewer.splits == made["compact"].splits
 
 
+def test_no_prompt_comes_twice(tmp_path: Path) -> None:
+    """Twenty words give 15 * 10 * 24 wordings of `shortest` a template: 2,000 draws would meet some again."""
+    words = "aab aac aad aae aaf bcd bce bcf bcg bch bci bcj bck bcl bcm longerb longerc longerd longere longerf"
+    corpus = write_corpus(tmp_path / "c", [words])
+    data = LangGame(words=20, train_questions=2000, test_questions=2000, holdouts=()).data(corpus)
+    prompts = [q.prompt for questions in every(data).values() for q in questions]
+    assert len(set(prompts)) == len(prompts)
+
+
 def test_the_same_on_every_machine(tmp_path: Path) -> None:
     """A golden hash: change it only together with the task stage's format number."""
     names = "able above acorn again alarm allow amber apple arrow asset banana barrel basket battle better bottle"
