@@ -132,7 +132,7 @@ def test_growth_of_the_queue_is_the_librarys(made, q):
     units = [ids_of(made, text) for text in TEXTS]
     apply = BPEDropout(q=q, variant="queue").bind(made, 0)
     library = _with_dropout(made, q)
-    rounds = range(40)
+    rounds = range(120)
     own = [sum(len(apply(ids, epoch, unit)) - 1 for unit, ids in enumerate(units)) for epoch in rounds]
     theirs = [sum(len(e.ids) for e in library.encode_batch(TEXTS, add_special_tokens=False)) for _ in rounds]
     spread = np.hypot(np.std(own), np.std(theirs)) / len(rounds) ** 0.5
