@@ -101,7 +101,7 @@ class TaskArm:
     @property
     def untrained(self) -> bool:
         """Whether it is fine-tuned from random weights."""
-        return any(run.finetune for run in self.runs) and not any(run.pretrain for run in self.runs)
+        return any(run.finetune and (run.finetune.get("init") == "random" or not run.pretrain) for run in self.runs)
 
 
 @dataclass(frozen=True)

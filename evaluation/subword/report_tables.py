@@ -213,7 +213,7 @@ def retok_table(results: Mapping[str, Any]) -> Table:
                 f"{_growth(made['growth'])} ids" if made["growth"] is not None else "",
             ]
             estimate = made[measure]
-            cells.append(Cell(share(estimate["mean"]), estimate["mean"], note=" · ".join(n for n in notes if n)))
+            cells.append(Cell(share(estimate["mean"]), estimate["mean"], note=", ".join(n for n in notes if n)))
         rows.append((Cell(name or "canonical", note="the tokenizer's own" if name == CANONICAL else ""), *cells))
     split = results["task"]["retok_split"]
     n = max((made["n"] for arm in arms.values() for made in arm["retok"].values()), default=0)
