@@ -14,7 +14,7 @@ from isotok.interrupts import raise_on_signals
 from isotok.progress import say
 from isotok.recipe import OWN_PACKAGES
 
-STAGES = ("corpus", "tokenizer", "encode", "pretrain", "benchmark", "evaluate")
+STAGES = ("corpus", "tokenizer", "encode", "pretrain", "benchmark", "evaluate", "task", "finetune", "answers")
 LOOKING = ("show", "segment", "compare")
 
 USAGE = """\
@@ -36,6 +36,9 @@ One stage (and what it needs); the artefact's folder is the last line of stdout
   benchmark   downstream tasks made elsewhere (benchmark=bigbench, olmes_cf, superbpe_list, folder), for all arms
   evaluate    bits per byte and small downstream tasks
               with ensemble=[A,B]: checkpoints, whatever their vocabularies, alone and mixed by their next bytes
+  task        questions about the letters of words, or sums (task=langgame, cute, addition, folder), for all arms
+  finetune    a checkpoint after the task's training questions; loss on the answers only
+  answers     the task's questions asked of a checkpoint at each point of its fine-tuning
   report      the comparison of an experiment as HTML, CSV, Markdown and JSON
 
 Around it
@@ -206,7 +209,7 @@ def _look(command: str, arguments: list[str]) -> None:
 
 def _run(overrides: list[str], multirun: bool) -> None:
     from scripts.compose import build_experiment
-    from scripts.graph import Graph, ancestors, has_benchmark
+    from scripts.graph import Graph, ancestors, has_benchmark, has_task
     from scripts.local import run_graph
     from scripts.store import Store
 
@@ -216,11 +219,12 @@ def _run(overrides: list[str], multirun: bool) -> None:
     jobs, threads = _jobs(experiment)
     target = graph.target(experiment)
     missing = [node for node in ancestors([target]) if not store.has(node)]
-    if not store.has(target) and any(node.stage == "pretrain" for node in missing):
+    if not store.has(target) and any(node.stage in ("pretrain", "finetune") for node in missing):
         _check_engines(experiment.runs())
         # Data first, then every arm's budget, so that a bad one is refused before any training.
         data = [graph.encode(run) for run in experiment.runs()]
         data += [graph.benchmark(run) for run in experiment.runs() if has_benchmark(run)]
+        data += [graph.task(run) for run in experiment.runs() if has_task(run)]
         run_graph(data, store, jobs=jobs, threads=threads, plugins=experiment.plugins)
         from scripts.plan import plan_experiment, print_plan
 
@@ -230,13 +234,13 @@ def _run(overrides: list[str], multirun: bool) -> None:
     if not missing:
         say("nothing to do: every artefact exists")
     page = "compare.html" if target.stage == "comparison" else "report.html"
-    say(f"{target.stage}: {folder / page} ({time.monotonic() - start:.0f} s)")
+    say(f"{target.stage.replace('_', ' ')}: {folder / page} ({time.monotonic() - start:.0f} s)")
     print(folder)
 
 
 def _plan(overrides: list[str], multirun: bool) -> None:
     from scripts.compose import build_experiment
-    from scripts.graph import Graph, has_benchmark
+    from scripts.graph import Graph, has_benchmark, has_task
     from scripts.local import run_graph
     from scripts.plan import plan_experiment, print_plan
     from scripts.store import Store
@@ -252,6 +256,8 @@ def _plan(overrides: list[str], multirun: bool) -> None:
     print_plan(plan_experiment(experiment, graph, store, measure=True), file=sys.stdout)
     for label in sorted({run.benchmark.label for run in experiment.runs() if has_benchmark(run)}):
         say(f"benchmark {label}: made before training and asked of every checkpoint; its time is not in the table")
+    for label in sorted({run.task.label for run in experiment.runs() if has_task(run)}):
+        say(f"task {label}: fine-tuning and questions come after training; their time is not in the table")
 
 
 def _stage(stage: str, overrides: list[str]) -> None:
@@ -273,7 +279,7 @@ def _stage(stage: str, overrides: list[str]) -> None:
     run = build_run(config)
     node = getattr(Graph(), stage)(run)
     store = Store(Path(settings.store))
-    if stage in ("pretrain", "evaluate"):
+    if stage in ("pretrain", "evaluate", "finetune", "answers"):
         _check_engines([run])
     run_graph([node], store, jobs=1, threads=run.engine.threads, plugins=settings.plugins)
     print(store.folder(node))

@@ -13,7 +13,19 @@ from isotok.errors import ConfigError
 from isotok.recipe import Field, build, describe, recipe
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
-GROUPS = ("corpus", "tokenizer", "transform", "model", "budget", "training", "engine", "evaluation", "benchmark")
+GROUPS = (
+    "corpus",
+    "tokenizer",
+    "transform",
+    "model",
+    "budget",
+    "training",
+    "engine",
+    "evaluation",
+    "benchmark",
+    "task",
+    "finetuning",
+)
 RUN_KEYS = ("seed", "store", "jobs", "plugins", "assume")
 EXPERIMENT_KEYS = ("arms", "seeds", "grid", "study")
 
@@ -27,6 +39,8 @@ class Study:
     notes: list[str] = Field(default_factory=list)
     baseline: str = ""
     endpoint_arm: str = ""
+    metric: Literal["", "bits_per_byte", "task_auc", "task_accuracy", "task_exact"] = ""
+    split: str = ""
     smallest_difference: float = 0.01
     twins: list[list[str]] = Field(default_factory=list)
 
@@ -66,6 +80,8 @@ class Run:
     engine: Any
     evaluation: Any
     benchmark: Any
+    task: Any
+    finetuning: Any
     seed: int
     assume: Assume
 

@@ -5,11 +5,13 @@ from typing import Any
 
 from evaluation.benchmarks import NoBenchmark
 from evaluation.compare import Comparison
+from evaluation.subword.folder import NoTask
 from isotok.errors import ConfigError
 from isotok.files import hash_key
 from isotok.recipe import describe
 from scripts.compose import Experiment, Run, group_options
 from scripts.store import Node
+from training.api import init_fingerprint
 
 # Bump a stage's format when the same recipe and inputs come to give another result or another layout.
 FORMATS = {
@@ -17,11 +19,15 @@ FORMATS = {
     "count": 1,
     "tokenizer": 2,
     "encode": 2,
-    "pretrain": 1,
+    "pretrain": 2,
     "benchmark": 1,
     "evaluate": 2,
+    "task": 1,
+    "finetune": 1,
+    "answers": 1,
     "reference": 1,
     "report": 2,
+    "task_report": 1,
     "comparison": 1,
 }
 
@@ -63,12 +69,14 @@ class Graph:
         recipes = {name: getattr(run, name) for name in ("model", "transform", "budget", "training")}
         plain = run.transform.label == "plain"
         label = run.tokenizer.label if plain else f"{run.tokenizer.label}-{run.transform.label}"
+        # Weights to go on from are told by what is in them, not by where they lie.
+        init = {"init": init_fingerprint(run.training.init_from)} if run.training.init_from else {}
         return _node(
             "pretrain",
             f"{run.model.label}-{label}-s{run.seed}",
             {**encoded.inputs, "encode": encoded},
             recipes,
-            extra={"seed": run.seed},
+            extra={"seed": run.seed, **init},
             impl={"engine": describe(run.engine)},
             resumable=True,
         )
@@ -95,13 +103,58 @@ class Graph:
         extra = {"fingerprint": self._fingerprint(run.benchmark)}
         return _node("benchmark", run.benchmark.label, {}, {"benchmark": run.benchmark}, extra=extra)
 
+    def task(self, run: Run) -> Node:
+        """The questions of a subword task, shared by all arms. Raises ConfigError for task=none."""
+        if not has_task(run):
+            names = ", ".join(name for name in group_options("task") if name != "none")
+            raise ConfigError(f"task=none has no questions; choose one of {names}")
+        extra = {"fingerprint": self._fingerprint(run.task)} if hasattr(run.task, "fingerprint") else None
+        return _node("task", run.task.label, {"corpus": self.corpus(run)}, {"task": run.task}, extra=extra)
+
+    def finetune(self, run: Run) -> Node:
+        """A model after the task's training questions, from its pretraining or, as a control, from initial weights."""
+        task = self.task(run)
+        if not run.task.fine_tuned:
+            raise ConfigError(f"task={run.task.label} is asked of pretrained models: it has nothing to fine-tune on")
+        recipes, extra = {"finetuning": run.finetuning}, {"seed": run.seed}
+        if run.finetuning.init == "pretrained":
+            trained = self.pretrain(run)
+            name, inputs = trained.name, {"pretrain": trained}
+        else:
+            encoded = self.encode(run)
+            name, inputs = f"{run.model.label}-{run.tokenizer.label}-scratch-s{run.seed}", {"encode": encoded}
+            recipes["model"] = run.model
+            extra["context_bytes"] = run.budget.context_bytes
+        inputs |= {"tokenizer": self.tokenizer(run), "task": task}
+        impl = {"engine": describe(run.engine)}
+        return _node("finetune", f"{name}-{task.name}", inputs, recipes, extra=extra, impl=impl, resumable=True)
+
+    def answers(self, run: Run) -> Node:
+        """The task's questions asked of a model: at each point of its fine-tuning, or of the pretrained one."""
+        task = self.task(run)
+        inputs = {"corpus": self.corpus(run), "tokenizer": self.tokenizer(run), "task": task}
+        if is_pretrained(run):
+            inputs["pretrain"] = self.pretrain(run)
+        asked = inputs["pretrain"] if not run.task.fine_tuned else self.finetune(run)
+        if run.task.fine_tuned:
+            inputs["finetune"] = asked
+        extra = {"seed": run.evaluation.seed, "point_questions": run.task.point_questions}
+        name = asked.name if run.task.fine_tuned else f"{asked.name}-{task.name}"
+        return _node("answers", name, inputs, {}, extra=extra, impl={"engine": describe(run.engine)})
+
     def reference(self, run: Run) -> Node:
         corpus = self.corpus(run)
         return _node("reference", corpus.name, {"corpus": corpus}, {"evaluation": run.evaluation})
 
     def target(self, experiment: Experiment) -> Node:
-        """What an experiment ends in: the report on its models, or the comparison of its tokenizers."""
-        return self.comparison(experiment) if experiment.study.subject == "tokenizers" else self.report(experiment)
+        """What an experiment ends in: the report on its models or on their task, or the comparison of tokenizers."""
+        if experiment.study.subject == "tokenizers":
+            return self.comparison(experiment)
+        with_task = [arm.name for arm in experiment.arms if any(map(has_task, arm.runs.values()))]
+        if with_task and len(with_task) < len(experiment.arms):
+            without = next(arm.name for arm in experiment.arms if arm.name not in with_task)
+            raise ConfigError(f"task: arm {with_task[0]} has one and arm {without} none; give every arm the same")
+        return self.task_report(experiment) if with_task else self.report(experiment)
 
     def comparison(self, experiment: Experiment) -> Node:
         """The tokenizers of all arms on the test split of their corpus, which must be one; seeds play no part."""
@@ -118,6 +171,8 @@ class Graph:
         return _node("comparison", experiment.name, inputs, recipes, extra={"tokenizers": list(runs)})
 
     def report(self, experiment: Experiment) -> Node:
+        if experiment.study.metric not in ("", "bits_per_byte"):
+            raise ConfigError(f"study.metric={experiment.study.metric}: needs a task (task=langgame, say)")
         inputs: dict[str, Node] = {}
         rounding = {bool(run.engine.zero) for run in experiment.runs() if run.training.precision == "bf16"}
         if len(rounding) > 1:
@@ -133,19 +188,49 @@ class Graph:
             names = sorted(node.name if node else "none" for node in asked)
             raise ConfigError(f"benchmark: the arms have different ones ({', '.join(names)}); give every arm the same")
         inputs["reference"] = self.reference(experiment.runs()[0])
-        extra = {
-            "experiment": experiment.name,
-            "study": describe(experiment.study),
-            "arms": [
-                {"name": arm.name, "overrides": list(arm.overrides), "seeds": list(arm.runs)} for arm in experiment.arms
-            ],
-        }
-        return _node("report", experiment.name, inputs, {}, extra=extra)
+        return _node("report", experiment.name, inputs, {}, extra=_about(experiment))
+
+    def task_report(self, experiment: Experiment) -> Node:
+        """The arms on one task, with bits per byte of those that were pretrained."""
+        if experiment.study.metric == "bits_per_byte":
+            raise ConfigError("study.metric=bits_per_byte: with a task it is task_auc, task_accuracy or task_exact")
+        inputs: dict[str, Node] = {}
+        for arm in experiment.arms:
+            for seed, run in arm.runs.items():
+                answered = inputs[f"answers/{arm.name}/{seed}"] = self.answers(run)
+                if "pretrain" in answered.inputs:
+                    inputs[f"evaluate/{arm.name}/{seed}"] = self.evaluate(run)
+        asked = {node.inputs["task"] for node in inputs.values() if node.stage == "answers"}
+        if len(asked) > 1:
+            names = sorted(node.folder_name for node in asked)
+            raise ConfigError(f"task: the arms have different ones ({', '.join(names)}); give every arm the same")
+        return _node("task_report", experiment.name, inputs, {}, extra=_about(experiment))
+
+
+def _about(experiment: Experiment) -> dict[str, Any]:
+    """What a report says of its experiment."""
+    return {
+        "experiment": experiment.name,
+        "study": describe(experiment.study),
+        "arms": [
+            {"name": arm.name, "overrides": list(arm.overrides), "seeds": list(arm.runs)} for arm in experiment.arms
+        ],
+    }
 
 
 def has_benchmark(run: Run) -> bool:
     """Whether tasks made elsewhere are asked for; without, keys are what they would be without this group."""
     return not isinstance(run.benchmark, NoBenchmark)
+
+
+def has_task(run: Run) -> bool:
+    """Whether a subword task is asked for."""
+    return not isinstance(run.task, NoTask)
+
+
+def is_pretrained(run: Run) -> bool:
+    """False for the control that is fine-tuned from initial weights."""
+    return not has_task(run) or not run.task.fine_tuned or run.finetuning.init == "pretrained"
 
 
 def ancestors(nodes: Iterable[Node]) -> list[Node]:

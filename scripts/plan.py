@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 from isotok.errors import ConfigError
 from isotok.progress import say
 from scripts.compose import Experiment, Run
-from scripts.graph import Graph
+from scripts.graph import Graph, is_pretrained
 from scripts.store import Store
 
 if TYPE_CHECKING:
@@ -35,13 +35,15 @@ class Row:
 
 
 def plan_experiment(experiment: Experiment, graph: Graph, store: Store, *, measure: bool = False) -> list[Row]:
-    """A row an arm, from its token data or, where there is none yet, from `assume`.
+    """A row an arm that is pretrained, from its token data or, where there is none yet, from `assume`.
 
     Raises ConfigError naming the arm whose budget cannot be met.
     """
     rows = []
     for arm in experiment.arms:
         run = next(iter(arm.runs.values()))
+        if not is_pretrained(run):
+            continue
         try:
             rows.append(_row(arm.name, len(arm.runs), run, graph, store, measure))
         except ConfigError as error:

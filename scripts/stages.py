@@ -3,12 +3,12 @@
 `build_node` is what executors call: it holds the store's lock, runs the stage and publishes the artefact.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from isotok.errors import IsotokError
-from isotok.files import check_free_space, is_full
+from isotok.files import check_free_space, is_full, read_json
 from isotok.progress import say
 from isotok.recipe import build
 from scripts.store import Node, Store
@@ -100,6 +100,71 @@ def _benchmark(node: Node, folders: Folders, out: Path) -> Figures:
     return build_benchmark(build(node.config["benchmark"], "benchmark"), node.config["fingerprint"], out)
 
 
+def _task(node: Node, folders: Folders, out: Path) -> Figures:
+    from evaluation.subword.lm_eval_tasks import write_lm_eval
+    from evaluation.subword.questions import write_task
+
+    data = build(node.config["task"], "task").data(folders["corpus"])
+    written = write_task(data, out)
+    write_lm_eval(data, out / "lm_eval")
+    return {"name": data.name, "main": data.main, "files": written["files"], "heuristics": data.about["heuristics"]}
+
+
+def _finetune(node: Node, folders: Folders, out: Path) -> Figures:
+    from scripts.compose import plugins_added
+    from scripts.worker import start_worker
+    from training.api import prepare_finetune
+
+    engine = build(node.config["engine"], "engine")
+    random = "model" in node.config
+    prepare_finetune(
+        finetuning=build(node.config["finetuning"], "finetuning"),
+        init_model=None if random else folders["pretrain"] / "model",
+        model=build(node.config["model"], "model") if random else None,
+        context_tokens=_context_tokens(folders["encode"], node.config["context_bytes"]) if random else None,
+        questions=folders["task"],
+        tokenizer=folders["tokenizer"],
+        engine=engine,
+        out=out,
+        label=node.name,
+        seed=node.config["seed"],
+    )
+    return start_worker(out, engine, plugins_added())
+
+
+def _context_tokens(encoded: Path, context_bytes: int) -> int:
+    """The context that pretraining on plain ids would have."""
+    from tokenization import TokenData
+    from training.budget import context_tokens
+
+    data = TokenData.open(encoded, "train")
+    return context_tokens(context_bytes, float(data.n_bytes.sum()) / data.n_tokens)[0]
+
+
+def _answers(node: Node, folders: Folders, out: Path) -> Figures:
+    from evaluation.subword.answers import answer
+    from evaluation.subword.questions import read_task
+
+    pretrained = folders["pretrain"] / "model" if "pretrain" in folders else None
+    if "finetune" in folders:
+        points = {int(folder.name): folder for folder in sorted((folders["finetune"] / "points").iterdir())}
+    else:
+        assert pretrained is not None
+        points = {0: pretrained}
+    engine = build(node.config["engine"], "engine")
+    return answer(
+        read_task(folders["task"]),
+        points,
+        folders["corpus"],
+        out,
+        pretrained=pretrained,
+        point_questions=node.config["point_questions"],
+        seed=node.config["seed"],
+        device=engine.device,
+        threads=engine.threads,
+    )
+
+
 def _reference(node: Node, folders: Folders, out: Path) -> Figures:
     from evaluation.reference import write_reference
 
@@ -109,35 +174,63 @@ def _reference(node: Node, folders: Folders, out: Path) -> Figures:
 def _report(node: Node, folders: Folders, out: Path) -> Figures:
     from evaluation.report import write_report
 
-    study = node.config["study"]
-    arms = []
+    def made(arm: str, seed: int) -> dict[str, Node]:
+        evaluated = node.inputs[f"{arm}/{seed}"]
+        trained = evaluated.inputs["pretrain"]
+        return {"evaluate": evaluated, "pretrain": trained, **trained.inputs}
+
+    spec = _study(node, out, made, "bits_per_byte", "lower")
+    return write_report({**spec, "reference": str(folders["reference"].resolve())}, out)
+
+
+def _task_report(node: Node, folders: Folders, out: Path) -> Figures:
+    from evaluation.subword.report import write_task_report
+
+    def made(arm: str, seed: int) -> dict[str, Node | None]:
+        answered = node.inputs[f"answers/{arm}/{seed}"]
+        roles = ("pretrain", "finetune", "task", "tokenizer")
+        evaluated = node.inputs.get(f"evaluate/{arm}/{seed}")
+        return {"answers": answered, "evaluate": evaluated, **{role: answered.inputs.get(role) for role in roles}}
+
+    answers = read_json(next(folder for role, folder in folders.items() if "answers" in role) / "results.json")
+    usual = "task_accuracy" if "choice" in answers["modes"] else "task_exact"
+    if usual == "task_accuracy" and len(answers["points"]) > 1:
+        usual = "task_auc"
+    spec = _study(node, out, made, node.config["study"]["metric"] or usual, "higher")
+    spec["endpoint"]["split"] = node.config["study"]["split"]
+    return write_task_report(spec, out)
+
+
+def _study(
+    node: Node, out: Path, made: Callable[[str, int], Mapping[str, Node | None]], metric: str, direction: str
+) -> dict[str, Any]:
+    """What a report is told: its arms with the folders of each run, and the endpoint that was declared.
+
+    made: arm, seed → nodes by role, None where a run has none.
+    """
+    study, store, arms = node.config["study"], Store(out.parent.parent), []
     for arm in node.config["arms"]:
         runs = []
         for seed in arm["seeds"]:
-            evaluated = node.inputs[f"{arm['name']}/{seed}"]
-            trained = evaluated.inputs["pretrain"]
-            store = Store(out.parent.parent)
-            made = {"evaluate": evaluated, "pretrain": trained, **trained.inputs}
-            runs.append({"seed": seed, **{role: str(store.folder(n).resolve()) for role, n in made.items()}})
+            folders = {role: n and str(store.folder(n).resolve()) for role, n in made(arm["name"], seed).items()}
+            runs.append({"seed": seed, **folders})
         arms.append({"name": arm["name"], "overrides": arm["overrides"], "runs": runs})
     names = [arm["name"] for arm in arms]
     baseline = study["baseline"] or names[0]
     others = [name for name in names if name != baseline]
-    spec = {
+    return {
         "experiment": node.config["experiment"],
         "title": study["title"] or node.config["experiment"],
         "notes": study["notes"],
         "arms": arms,
         "baseline": baseline,
         "endpoint": {
-            "metric": "bits_per_byte",
+            "metric": metric,
             "arms": [study["endpoint_arm"] or (others[0] if others else baseline), baseline],
-            "direction": "lower",
+            "direction": direction,
             "smallest_difference": study["smallest_difference"],
         },
-        "reference": str(folders["reference"].resolve()),
     }
-    return write_report(spec, out)
 
 
 def _comparison(node: Node, folders: Folders, out: Path) -> Figures:
@@ -155,8 +248,12 @@ _STAGES: dict[str, Callable[[Node, Folders, Path], Figures]] = {
     "pretrain": _pretrain,
     "benchmark": _benchmark,
     "evaluate": _evaluate,
+    "task": _task,
+    "finetune": _finetune,
+    "answers": _answers,
     "reference": _reference,
     "report": _report,
+    "task_report": _task_report,
     "comparison": _comparison,
 }
 

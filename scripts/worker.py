@@ -78,7 +78,7 @@ def one_process_only() -> None:
 
 
 def run_worker(run_dir: Path, *, allow: tuple[str, ...] | None = OWN_PACKAGES) -> dict[str, Any]:
-    """Train what RUN_DIR/run.json says, with validation in bits per byte on the corpus' own split.
+    """Train what RUN_DIR/run.json says; pretraining with validation in bits per byte on the corpus' own split.
 
     Reads run.json and the folders it names, writes into RUN_DIR only, resumes from its newest valid checkpoint.
     """
@@ -87,6 +87,8 @@ def run_worker(run_dir: Path, *, allow: tuple[str, ...] | None = OWN_PACKAGES) -
     from training.worker import run
 
     spec = read_json(run_dir / "run.json")
+    if "corpus" not in spec:  # fine-tuning: what it learned is asked afterwards
+        return run(run_dir, None, allow=allow)
     texts: list[str] = []
     missing = spec["training"]["validation_bytes"]
     for document in read_documents(Path(spec["corpus"]), "validation"):
