@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isotok.keyed import keyed_int, keyed_rng, permuted
 
 
+@settings(deadline=None)
 @given(size=st.integers(1, 600), key=st.integers(0, 5))
 def test_permuted_is_a_permutation(size, key):
     assert sorted(permuted(i, size, "epoch", key) for i in range(size)) == list(range(size))
@@ -27,6 +28,7 @@ def test_keys_are_kept_apart():
     assert keyed_rng(0, 1).random() == keyed_rng(0, 1).random() != keyed_rng(1, 0).random()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers() | st.text(), min_size=1, max_size=3))
 def test_the_generator_is_philox_with_that_key(key):
     theirs = np.random.Generator(np.random.Philox(key=keyed_int(*key, bits=128)))
