@@ -16,7 +16,7 @@ def test_every_yaml_builds_and_lists_every_key(group, name):
         "local": "corpus.paths=[x.txt]",
         "hub": "corpus.path=x",
         "existing": "tokenizer.path=x",
-        "folder": "benchmark.path=x",
+        "folder": f"{group}.path=x",
     }
     extra = [required[name]] if name in required else []
     config = compose([f"{group}={name}", *extra])
