@@ -106,7 +106,7 @@ def _task(node: Node, folders: Folders, out: Path) -> Figures:
 
     data = build(node.config["task"], "task").data(folders["corpus"])
     written = write_task(data, out)
-    write_lm_eval(data, out / "lm_eval")
+    write_lm_eval(data, out)
     return {"name": data.name, "main": data.main, "files": written["files"], "heuristics": data.about["heuristics"]}
 
 
