@@ -10,6 +10,7 @@ questions reads the next B of that order, whatever the tokenizer. The state is (
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,19 +121,20 @@ def encode_examples(
 ) -> Examples:
     """Prompts and their answers as ids. Raises DataError for an answer that the tokenizer makes nothing of."""
     eos_id = int(tokenizer.eos_token_id)
-    pieces: list[list[int]] = []
+    parts, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros((0, 2), dtype=np.int64)]
     for first in range(0, len(prompts), _AT_ONCE):
         part = slice(first, first + _AT_ONCE)
         encoded = (encode_texts(tokenizer, texts[part]) for texts in (prompts, answers))
-        for prompt, answer in zip(*encoded, strict=True):
-            pieces += [[eos_id, *prompt], answer]
-    sizes = np.array([len(piece) for piece in pieces], dtype=np.int64).reshape(-1, 2)
+        pieces = [ids for prompt, answer in zip(*encoded, strict=True) for ids in ([eos_id, *prompt], answer)]
+        lengths.append(np.array([len(ids) for ids in pieces], dtype=np.int64).reshape(-1, 2))
+        parts.append(np.fromiter(itertools.chain.from_iterable(pieces), dtype=np.int32))
+    sizes = np.concatenate(lengths)
     empty = np.flatnonzero(sizes[:, 1] == 0)
     if len(empty):
         raise DataError(f"question {names[int(empty[0])]!r}: its answer {answers[int(empty[0])]!r} has no ids")
     starts = np.concatenate([[0], np.cumsum(sizes.sum(axis=1))]).astype(np.int64)
     return Examples(
-        ids=np.fromiter((i for piece in pieces for i in piece), dtype=np.int32, count=int(starts[-1])),
+        ids=np.concatenate(parts),
         starts=starts,
         answers=starts[:-1] + sizes[:, 0],
         answer_bytes=np.array([len(answer.encode()) for answer in answers], dtype=np.int64),
