@@ -141,6 +141,26 @@ def test_end_of_text_decides_between_options_that_begin_alike() -> None:
         assert cut.chosen == 0
 
 
+def test_an_answer_has_to_end_to_be_exact() -> None:
+    tokenizer = merged_tokenizer()
+    eos, size = tokenizer.eos_token_id, len(tokenizer)
+    q, a, dollar = (encode_text(tokenizer, text)[0] for text in "qa$")
+    asked = Question(id="1", type="t", prompt="q", answer="a")
+    nothing = size + 3  # a row of a padded vocabulary: it stops the text and is no end
+    for after, stop, exact in (
+        (eos, "", True),
+        (nothing, "", False),
+        (dollar, "$", True),
+        (eos, "$", True),
+        (dollar, "", False),
+    ):
+        table = torch.zeros(size + 8, size + 8)
+        table[q, a] = table[a, after] = table[dollar, eos] = 9.0
+        (reply,) = Asker(tokenizer, stop, choosing=False, generating=True).ask(Table(table), [asked])
+        assert reply.generated == ("a$" if after == dollar and not stop else "a")
+        assert reply.exact == exact
+
+
 def test_the_first_of_equals_is_chosen(superword_tokenizer: Any) -> None:
     size = len(superword_tokenizer)
     asked = Question(id="1", type="t", prompt="q", answer="b", options=("b", "a"), gold=0)

@@ -114,6 +114,13 @@ def test_edits_of_a_text_by_hand(superword_tokenizer: Any) -> None:
     # From byte 2 on: "king" without its space is no word; " seasof" is " seas"+"of the" in the encoding.
     assert edits(encoder, row, text, 2) == [None, None, kinds.DETACHED, "", ""]
     assert edits(encoder, row, text, 0) == [None, None, None, kinds.DETACHED, "", ""]
+    # As many tokens, but others.
+    other = TextEncoder(merged_tokenizer(" se", "ea"))
+    own = encode_text(other.tokenizer, " sea ")
+    split = [*encode_text(other.tokenizer, " s"), *encode_text(other.tokenizer, "ea"), own[-1]]
+    assert len(own) == len(split) == 3
+    assert edits(other, split, " sea ", 0) == [kinds.INTRA_WORD]
+    assert edits(other, own, " sea ", 0) == [None]
     # The last word is left out where nothing follows it.
     assert edits(encoder, row[:6], "a king king sea", 2) == [None]
     assert edits(encoder, row[:7], "a king king sea ", 2) == [None, None]
