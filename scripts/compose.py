@@ -183,6 +183,11 @@ def build_experiment(overrides: Sequence[str], *, multirun: bool = False) -> Exp
             except ConfigError as error:
                 raise ConfigError(f"arm {name}: {error}" if name else str(error)) from None
             runs[run.seed] = run
+        if len(runs) > 1 and next(iter(runs.values())).training.init_from:
+            raise ConfigError(
+                f"arm {name}: training.init_from with {len(runs)} seeds: they would begin with the same weights and "
+                "read the same text in the same order, so they are no independent runs; give one seed"
+            )
         shown = name or next(iter(runs.values())).tokenizer.label
         arms.append(Arm(name=shown, overrides=tuple(arm_overrides), runs=runs))
     names = [arm.name for arm in arms]

@@ -49,6 +49,11 @@ class Graph:
             self._fingerprints[ident] = recipe.fingerprint()
         return self._fingerprints[ident]
 
+    def _weights(self, folder: str) -> dict[str, Any]:
+        if folder not in self._fingerprints:
+            self._fingerprints[folder] = init_fingerprint(folder)
+        return self._fingerprints[folder]
+
     def tokenizer(self, run: Run) -> Node:
         corpus = self.corpus(run)
         inputs = {"corpus": corpus}
@@ -70,7 +75,7 @@ class Graph:
         plain = run.transform.label == "plain"
         label = run.tokenizer.label if plain else f"{run.tokenizer.label}-{run.transform.label}"
         # Weights to go on from are told by what is in them, not by where they lie.
-        init = {"init": init_fingerprint(run.training.init_from)} if run.training.init_from else {}
+        init = {"init": self._weights(run.training.init_from)} if run.training.init_from else {}
         return _node(
             "pretrain",
             f"{run.model.label}-{label}-s{run.seed}",

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 from isotok.errors import ConfigError
 from isotok.progress import say
 from scripts.compose import Experiment, Run
-from scripts.graph import Graph, is_pretrained
+from scripts.graph import Graph, has_task, is_pretrained
 from scripts.store import Store
 
 if TYPE_CHECKING:
@@ -93,6 +93,36 @@ def _row(name: str, runs: int, run: Run, graph: Graph, store: Store, measure: bo
         seconds=_run_seconds(config, run, plan) if measure else None,
         assumed=assumed,
     )
+
+
+def check_finetuning(experiment: Experiment, rows: list[Row], graph: Graph, store: Store) -> None:
+    """Resolve each arm's fine-tuning before anything is trained; the task and the tokenizers have to be there.
+
+    Raises ConfigError naming the arm that has too few questions, or one too long for its context.
+    """
+    from tokenization import TokenData, load_tokenizer
+    from training.budget import plain_context_tokens
+    from training.examples import read_examples
+    from training.finetune import plan_finetune
+    from training.rehearsal import micro_rows_of
+
+    planned, read = {row.arm: row.plan.context_tokens for row in rows}, {}
+    for arm in experiment.arms:
+        run = next(iter(arm.runs.values()))
+        if not has_task(run) or not run.task.fine_tuned:
+            continue
+        encoded, task = graph.encode(run), graph.task(run)
+        data = TokenData.open(store.folder(encoded), "train")
+        folders = store.folder(task), store.folder(encoded.inputs["tokenizer"])
+        if folders not in read:
+            read[folders] = read_examples(folders[0], load_tokenizer(folders[1]))
+        try:
+            context = planned.get(arm.name) or plain_context_tokens(run.budget.context_bytes, data)
+            config = run.model.config(data.vocab_size, context, data.eos_id)
+            plan = plan_finetune(run.finetuning, read[folders], config, 0)
+            micro_rows_of(run.engine, plan, data.vocab_size, run.engine.ranks, on_cpu=True)
+        except ConfigError as error:
+            raise ConfigError(f"arm {arm.name}: {error}") from None
 
 
 def warnings(rows: list[Row]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from isotok.errors import IsotokError
+from isotok.errors import DataError, IsotokError
 from isotok.files import check_free_space, is_full, read_json
 from isotok.progress import say
 from isotok.recipe import build
@@ -61,11 +61,14 @@ def _encode(node: Node, folders: Folders, out: Path) -> Figures:
 def _pretrain(node: Node, folders: Folders, out: Path) -> Figures:
     from scripts.compose import plugins_added
     from scripts.worker import start_worker
-    from training.api import prepare_run
+    from training.api import init_fingerprint, prepare_run
 
     recipes = {
         group: build(node.config[group], group) for group in ("model", "transform", "budget", "training", "engine")
     }
+    came_from = recipes["training"].init_from
+    if came_from and init_fingerprint(came_from) != node.config["init"]:
+        raise DataError(f"training.init_from={came_from}: changed while it was in use; run again")
     prepare_run(
         **recipes,
         tokens=folders["encode"],
@@ -104,24 +107,32 @@ def _task(node: Node, folders: Folders, out: Path) -> Figures:
     from evaluation.subword.lm_eval_tasks import write_lm_eval
     from evaluation.subword.questions import write_task
 
-    data = build(node.config["task"], "task").data(folders["corpus"])
+    recipe = build(node.config["task"], "task")
+    data = recipe.data(folders["corpus"])
+    if "fingerprint" in node.config and recipe.fingerprint() != node.config["fingerprint"]:
+        raise DataError(f"task {data.name}: its folder changed while it was in use; run again")
     written = write_task(data, out)
     write_lm_eval(data, out)
-    return {"name": data.name, "main": data.main, "files": written["files"], "heuristics": data.about["heuristics"]}
+    return {"name": data.name, "main": data.main, "files": written["files"], "heuristics": data.about.get("heuristics")}
 
 
 def _finetune(node: Node, folders: Folders, out: Path) -> Figures:
     from scripts.compose import plugins_added
     from scripts.worker import start_worker
+    from tokenization import TokenData
     from training.api import prepare_finetune
+    from training.budget import plain_context_tokens
 
     engine = build(node.config["engine"], "engine")
     random = "model" in node.config
+    context = None
+    if random:
+        context = plain_context_tokens(node.config["context_bytes"], TokenData.open(folders["encode"], "train"))
     prepare_finetune(
         finetuning=build(node.config["finetuning"], "finetuning"),
         init_model=None if random else folders["pretrain"] / "model",
         model=build(node.config["model"], "model") if random else None,
-        context_tokens=_context_tokens(folders["encode"], node.config["context_bytes"]) if random else None,
+        context_tokens=context,
         questions=folders["task"],
         tokenizer=folders["tokenizer"],
         engine=engine,
@@ -130,15 +141,6 @@ def _finetune(node: Node, folders: Folders, out: Path) -> Figures:
         seed=node.config["seed"],
     )
     return start_worker(out, engine, plugins_added())
-
-
-def _context_tokens(encoded: Path, context_bytes: int) -> int:
-    """The context that pretraining on plain ids would have."""
-    from tokenization import TokenData
-    from training.budget import context_tokens
-
-    data = TokenData.open(encoded, "train")
-    return context_tokens(context_bytes, float(data.n_bytes.sum()) / data.n_tokens)[0]
 
 
 def _answers(node: Node, folders: Folders, out: Path) -> Figures:
@@ -153,7 +155,7 @@ def _answers(node: Node, folders: Folders, out: Path) -> Figures:
         points = {0: pretrained}
     engine = build(node.config["engine"], "engine")
     return answer(
-        read_task(folders["task"]),
+        read_task(folders["task"], train=False),
         points,
         folders["corpus"],
         out,

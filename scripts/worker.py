@@ -87,7 +87,7 @@ def run_worker(run_dir: Path, *, allow: tuple[str, ...] | None = OWN_PACKAGES) -
     from training.worker import run
 
     spec = read_json(run_dir / "run.json")
-    if "corpus" not in spec:  # fine-tuning: what it learned is asked afterwards
+    if "finetuning" in spec:  # what it learned is asked afterwards
         return run(run_dir, None, allow=allow)
     texts: list[str] = []
     missing = spec["training"]["validation_bytes"]

@@ -98,5 +98,5 @@ def first_units(data: Units, at_least: int = SAMPLE_IDS) -> "list[np.ndarray]":
 def growth(transform: Transform, sample: "list[np.ndarray]", tokenizer: "PreTrainedTokenizerFast") -> float:
     """Ids after a transform over ids before, less one, of the units of a split's start; bound to seed 0."""
     apply = transform.bind(tokenizer, 0)
-    after = sum(len(apply(ids, 0, unit)) for unit, ids in enumerate(sample))
+    after = sum(len(apply(ids, 0, unit, (0.0, 0.0))) for unit, ids in enumerate(sample))
     return after / sum(map(len, sample)) - 1 if sample else 0.0

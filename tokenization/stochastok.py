@@ -67,7 +67,7 @@ class StochasTok:
             if len(ids) and int(ids.max()) >= vocab_size:
                 raise DataError(f"train document {unit}: id {int(ids.max())} outside a vocabulary of {vocab_size}")
             rng = keyed_rng("stochastok", seed, epoch if self.fresh else 0, unit)
-            falls = spent[1] > 1 - self.anneal
+            falls = self.anneal > 0 and spent[1] > 1 - self.anneal
             size, windows, p = ANNEAL_WINDOW_IDS if falls else WINDOW_IDS, [], self.p
             for start in range(0, len(ids), size):
                 window = ids[start : start + size]
@@ -81,7 +81,7 @@ class StochasTok:
 
     def _left(self, spent: float) -> float:
         """The factor of p at a fraction of the budget. Text may go on a little past its end: bytes are estimated."""
-        return min(1.0, max(0.0, 1 - spent) / self.anneal) if self.anneal else 1.0
+        return min(1.0, max(0.0, 1 - spent) / self.anneal)
 
     def _attempts(self, ids: "np.ndarray", p: float, rng: "np.random.Generator") -> int:
         exact = len(ids) * p

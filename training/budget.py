@@ -208,7 +208,7 @@ def measure_transform(data: "UnitData", transform: "Transform", tokenizer: "PreT
     changed = False
     for unit in range(len(data)):
         ids = data.ids(unit)
-        out = apply(ids, 0, unit)
+        out = apply(ids, 0, unit, (0.0, 0.0))
         changed = changed or len(out) != len(ids) or bool((out != ids).any())
         before, after = before + len(ids), after + len(out)
         n_bytes += int(data.n_bytes[unit])
@@ -230,6 +230,11 @@ def context_tokens(context_bytes: int, bytes_per_token: float) -> tuple[int, flo
             f"off, more than {MAX_CONTEXT_ERROR:.0%}; take at least {round(26 * bytes_per_token)} bytes"
         )
     return tokens, error
+
+
+def plain_context_tokens(context_bytes: int, data: "UnitData") -> int:
+    """The context of a run on plain ids."""
+    return context_tokens(context_bytes, float(data.n_bytes.sum()) / data.n_tokens)[0]
 
 
 def budget_steps(budget: Budget, step_cost: float) -> int:

@@ -110,6 +110,9 @@ def load_initial(model: "PreTrainedModel", folder: Path, where: str) -> None:
     if missing:
         raise ConfigError(f"{where}={folder}: holds no weights of {missing[0]}; it is no causal LM of this kind")
     given = dict(loaded.named_parameters())
+    left = sorted(set(given) - {name for name, _ in model.named_parameters()})
+    if left:
+        raise ConfigError(f"{where}={folder}: has {left[0]}, which this run's model has not")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name not in given or given[name].shape != parameter.shape:

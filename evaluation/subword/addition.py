@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from evaluation.subword.questions import Question, TaskData
 from isotok.errors import DataError
 from isotok.keyed import keyed_rng
-from isotok.recipe import Field, recipe
+from isotok.recipe import Field, Impl, recipe
 
 MIN_DIGITS_PER_TOKEN = 2.0
 """Of the numbers in questions and answers: with less, a vocabulary of subwords is not tested as one."""
@@ -31,7 +31,7 @@ class AdditionTask:
 
     questions: Annotated[int, Field(ge=1)] = 5000
     longer: Annotated[int, Field(ge=0)] = 1000
-    point_questions: Annotated[int, Field(ge=1)] = 5000
+    point_questions: Impl[Annotated[int, Field(ge=1)]] = 5000
     seed: Annotated[int, Field(ge=0)] = 0
 
     @property

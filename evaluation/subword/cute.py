@@ -21,7 +21,7 @@ from evaluation.subword.words import describe_list, hold_out, word_list
 from isotok.errors import DataError
 from isotok.keyed import keyed_int, keyed_rng
 from isotok.progress import say
-from isotok.recipe import Field, recipe
+from isotok.recipe import Field, Impl, recipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ class Cute:
     train_words: Annotated[int, Field(ge=50)] = 5000
     train_questions: Annotated[int, Field(ge=0)] = 40_000
     test_questions: Annotated[int, Field(ge=1)] = 200
-    point_questions: Annotated[int, Field(ge=1)] = 1400
+    point_questions: Impl[Annotated[int, Field(ge=1)]] = 1400
     shots: Annotated[int, Field(ge=0, le=8)] = 0
     seed: Annotated[int, Field(ge=0)] = 0
 

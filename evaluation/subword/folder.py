@@ -41,7 +41,7 @@ class TaskFolder:
     """
 
     path: Impl[str]
-    point_questions: Annotated[int, Field(ge=1)] = 1200
+    point_questions: Impl[Annotated[int, Field(ge=1)]] = 1200
 
     @property
     def label(self) -> str:

@@ -19,7 +19,7 @@ from evaluation.subword.words import describe_list, hold_out, word_list
 from isotok.errors import DataError
 from isotok.keyed import keyed_rng
 from isotok.progress import say
-from isotok.recipe import Field, recipe
+from isotok.recipe import Field, Impl, recipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ class LangGame:
     words: Annotated[int, Field(ge=20)] = 1000
     train_questions: Annotated[int, Field(ge=1)] = 40_000
     test_questions: Annotated[int, Field(ge=1)] = 1000
-    point_questions: Annotated[int, Field(ge=1)] = 1200
+    point_questions: Impl[Annotated[int, Field(ge=1)]] = 1200
     templates: Wording = "compact"
     holdouts: tuple[HoldOut, ...] = ("words", "affix", "template")
     held_out_type: Literal["", Type] = ""

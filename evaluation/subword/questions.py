@@ -118,13 +118,18 @@ def write_task(data: TaskData, out: Path) -> dict[str, Any]:
     return content
 
 
-def read_task(folder: Path) -> TaskData:
-    """A task from its folder. Raises DataError naming the file that is missing, damaged or was edited."""
+def read_task(folder: Path, *, train: bool = True) -> TaskData:
+    """A task from its folder, with or without what is learned from.
+
+    Raises DataError naming the file that is missing, damaged or was edited.
+    """
     listed = read_json(folder / TASK_FILE)
     if listed.get("format") != FORMAT:
         raise DataError(f"{folder / TASK_FILE}: format {listed.get('format')}, this version reads {FORMAT}")
     files = {
-        split: tuple(_read(folder / f"{split}.jsonl", entry["sha256"])) for split, entry in listed["files"].items()
+        split: tuple(_read(folder / f"{split}.jsonl", entry["sha256"]))
+        for split, entry in listed["files"].items()
+        if train or split != TRAIN
     }
     return TaskData(
         name=listed["name"],

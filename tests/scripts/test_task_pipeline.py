@@ -92,6 +92,14 @@ def test_a_list_too_long_for_the_text_is_named_before_training(texts, tmp_path):
     assert not (tmp_path / "runs" / "pretrain").exists()
 
 
+def test_too_few_questions_are_named_before_training(first_task, texts, tmp_path):
+    shutil.copytree(first_task[0] / "runs", tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / "pretrain")
+    done = isotok(tmp_path, "run", *task_arguments(texts), "finetuning.questions=256", check=False)
+    assert done.returncode == 2 and "finetuning.questions=256" in done.stderr and "128 training" in done.stderr
+    assert not (tmp_path / "runs" / "pretrain").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
@@ -100,6 +108,7 @@ def test_a_list_too_long_for_the_text_is_named_before_training(texts, tmp_path):
         (["task=langgame", "task.words=3"], "task.words"),
         (["task=folder"], "task"),
         (["study.metric=accuracy"], "study.metric"),
+        (["training.init_from=x", "seeds=[0,1]"], "training.init_from with 2 seeds"),
     ],
 )
 def test_bad_values_are_named(overrides, says):
@@ -118,6 +127,9 @@ def test_a_task_changes_no_key_of_what_comes_before_it():
     graph = Graph()
     assert graph.pretrain(plain).key == graph.pretrain(asked).key
     assert graph.evaluate(plain).key == graph.evaluate(asked).key
+    more = build_run(compose(["task=langgame", "finetuning.lr=1e-4", "task.point_questions=7"]))
+    assert graph.finetune(more).key == graph.finetune(asked).key
+    assert graph.answers(more).key != graph.answers(asked).key
 
 
 def test_stages_without_a_task_say_so():

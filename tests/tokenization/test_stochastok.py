@@ -219,6 +219,15 @@ def test_bytes_cannot_be_split():
     assert StochasTok(p=1.0).bind(tokenizer, 0)(ids, 0, 0).tolist() == ids.tolist()
 
 
+@pytest.mark.parametrize("spent", [(0.5, 0.9), (0.95, 1.01), (1.2, 1.3)])
+def test_without_anneal_a_unit_is_the_same_wherever_in_the_budget_it_stands(bpe, spent):
+    """Where the budget ends is an estimate: a run reads a little past it."""
+    ids = np.tile(encode_text(bpe, TEXTS[0]), 200)
+    assert len(ids) > stochastok.ANNEAL_WINDOW_IDS
+    apply = StochasTok(p=0.1).bind(bpe, 0)
+    assert apply(ids, 0, 3, spent).tolist() == apply(ids, 0, 3).tolist()
+
+
 @pytest.mark.parametrize("name", ["stochastok", "stochastok_anneal"])
 def test_configs_list_every_key(name):
     data = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
