@@ -251,13 +251,17 @@ def _single_tokens(asker: Asker, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _digits_per_token(asker: Asker, questions: Sequence[Question]) -> float | None:
-    """Digits over the ids that show them, in the numbers of prompts; None where there are no numbers."""
+    """Digits over the ids that show them, in the numbers of prompts and of generated answers, which are encoded apart.
+
+    None where prompts have no numbers.
+    """
     backend = asker.tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
-    prompts = [question.prompt for question in questions if _NUMBER.search(question.prompt)]
+    asked = [question for question in questions if _NUMBER.search(question.prompt)]
+    texts = [text for question in asked for text in (question.prompt, "" if question.options else question.answer)]
     digits = tokens = 0
-    for prompt, encoding in zip(prompts, backend.encode_batch(prompts, add_special_tokens=False)):
-        for number in _NUMBER.finditer(prompt):
+    for text, encoding in zip(texts, backend.encode_batch(texts, add_special_tokens=False)):
+        for number in _NUMBER.finditer(text):
             digits += number.end() - number.start()
             tokens += sum(begin < number.end() and end > number.start() for begin, end in encoding.offsets)
     return digits / tokens if tokens else None

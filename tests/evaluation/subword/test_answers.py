@@ -331,7 +331,7 @@ def test_digits_per_token(byte_tokenizer: Any, tmp_path: Path, save: Callable[..
     )
     task = TaskData("sums", (), {"test": asked}, "test", modes=("generate",), stop="$")
     found = answer(task, {0: save(tokenizer, "t")}, None, tmp_path / "a", point_questions=9, seed=0)
-    assert found["digits_per_token"] == pytest.approx((2 + 3 + 2 + 1 + 1) / 5)
+    assert found["digits_per_token"] == pytest.approx((2 + 3 + 2 + 1 + 1 + 3) / 8)  # the answers are a digit each
     plain = TaskData("none", (), {"test": (Question("1", "t", "no number", "1"),)}, "test", modes=("generate",))
     found = answer(plain, {0: save(byte_tokenizer, "b")}, None, tmp_path / "b", point_questions=9, seed=0)
     assert found["digits_per_token"] is None
