@@ -36,8 +36,8 @@ def answer(
 
     Every point is asked the first `point_questions` of each split, the last one all of them; the last one is also
     asked the split of the headline, or its match in the training distribution, in other encodings of the prompts.
-    The consistency of encodings is probed on `pretrained`, on the last point where there is none, over the test text
-    of `corpus`; without a corpus it is left out.
+    The consistency of encodings is probed on `pretrained` over the test text of `corpus`; without either it is left
+    out: a model that knows the task's questions alone says little of text.
 
     Writes `out`/results.json and items.parquet; returns the content of the former, which is the same for the same
     models, device kind and threads. Raises ConfigError without points, DataError where tokenizers differ or a model
@@ -77,6 +77,7 @@ def _answer(
     rows: list[dict[str, Any]] = []
     retok: dict[str, dict[str, Any]] = {}
     missing: dict[str, str] = {}
+    probed: dict[str, Any] | None = None
     for point in sorted(points):
         model = load_model(points[point], device)
         check_vocabulary(model, tokenizer, f"{points[point]}")
@@ -99,11 +100,9 @@ def _answer(
             asked = task.splits[split][:point_questions]
             retok, missing, more = _retokenized(asker, model, task, point, split, asked, plain, seed)
             rows += more
-            if corpus is not None and (pretrained is None or pretrained == points[last]):
+            if corpus is not None and pretrained == points[last]:
                 probed = consistency(model, tokenizer, corpus, seed)
-    if corpus is None:
-        probed = None
-    elif pretrained is not None and pretrained != points[last]:
+    if corpus is not None and pretrained is not None and pretrained != points[last]:
         _same_tokenizer([points[last], pretrained])
         probed = consistency(load_model(pretrained, device), tokenizer, corpus, seed)
     if probed is not None:

@@ -6,7 +6,7 @@ a split is the same whatever else is asked for, and more training questions begi
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
@@ -67,15 +67,15 @@ class LangGame:
         """Raises DataError where the corpus or the list is too short, naming the type that lacks words."""
         words = word_list(corpus, self.words)
         made = _Maker(self, words)
-        splits = made.splits()
+        splits, train = made.splits(), made.train()
         return TaskData(
             name=self.label,
-            train=made.train(),
+            train=train,
             splits=splits,
             main="words" if "words" in splits else "test",
             matched={split: "test" for split in splits if split != "test"},
             words=words,
-            about={**made.about(), "heuristics": {name: heuristics(split) for name, split in splits.items()}},
+            about={**made.about(), "heuristics": {name: heuristics(split, train) for name, split in splits.items()}},
         )
 
     @model_validator(mode="after")
@@ -321,16 +321,39 @@ _RULES: Mapping[str, Any] = {
 }
 
 
-def heuristics(questions: Sequence[Question]) -> dict[str, float]:
-    """The accuracy of rules that do not read the question: by length or letters (ties count in parts), by place."""
+def heuristics(questions: Sequence[Question], train: Sequence[Question] = ()) -> dict[str, float]:
+    """The accuracy of rules that do not read the question: by length or letters (ties count in parts), by place.
+
+    `odd length, or a letter twice` takes the one option whose length sets it apart, as only the answer of `longest` or
+    `shortest` is, and else a word with a letter twice: options tell the type. With train, `answer most often before`
+    takes the word that was the answer in the largest share of the training questions that showed it.
+    """
     if not questions:
         return {}
-    sums: Counter[str] = Counter()
+    shown = Counter(option.strip() for question in train for option in question.options)
+    right = Counter(question.answer.strip() for question in train)
+    rules: dict[str, Callable[[Sequence[str]], list[float]]] = {
+        **{name: lambda words, value=value: [value(word) for word in words] for name, value in _RULES.items()},  # type: ignore[misc]
+        "odd length, or a letter twice": _gives_itself_away,
+    }
+    if train:
+        rules["answer most often before"] = lambda words: [right[word] / max(1, shown[word]) for word in words]
+    sums = dict.fromkeys(rules, 0.0) | {"first": 0.0, "last": 0.0}
     for question in questions:
-        for name, value in _RULES.items():
-            values = [value(option.strip()) for option in question.options]
-            best = [i for i, v in enumerate(values) if v == max(values)]
-            sums[name] += (question.gold in best) / len(best)  # type: ignore[assignment]
+        words = [option.strip() for option in question.options]
+        for name, rule in rules.items():
+            values = rule(words)
+            best = [i for i, value in enumerate(values) if value == max(values)]
+            sums[name] += (question.gold in best) / len(best)
         sums["first"] += question.gold == 0
         sums["last"] += question.gold == len(question.options) - 1
-    return {name: round(sums[name] / len(questions), 4) for name in (*_RULES, "first", "last")}
+    return {name: round(total / len(questions), 4) for name, total in sums.items()}
+
+
+def _gives_itself_away(words: Sequence[str]) -> list[float]:
+    sizes = sorted(map(len, words))
+    if sizes[-1] - sizes[-2] >= 3:
+        return [len(word) for word in words]
+    if sizes[1] - sizes[0] >= 3:
+        return [-len(word) for word in words]
+    return [float(len(set(word)) < len(word)) for word in words]

@@ -4,6 +4,7 @@ The questions stay where they are, in TASK/<split>.jsonl; a few lines of Python 
 may be moved. Columns get their types there: reading JSON by guess would take numbers and dates for something else.
 """
 
+import json
 from pathlib import Path
 
 from evaluation.subword.questions import TaskData
@@ -74,7 +75,6 @@ def write_lm_eval(data: TaskData, out: Path) -> list[str]:
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "reader.py", _READER)
-    stop = (data.stop or "\n").replace("\n", "\\n")
     names = []
     for split, questions in data.splits.items():
         kinds = {}
@@ -85,7 +85,9 @@ def write_lm_eval(data: TaskData, out: Path) -> list[str]:
         most = max((len(question.answer.encode()) for question in questions), default=0) + 1  # a token has a byte
         for name, form in kinds.items():
             common = _COMMON.format(name=name, split=split)
-            text = form.format(task=data.name, split=split, common=common, stop=f'"{stop}"', most=most)
+            text = form.format(
+                task=data.name, split=split, common=common, stop=json.dumps(data.stop or "\n"), most=most
+            )
             write_text(folder / f"{name}.yaml", text)
             names.append(name)
     return names

@@ -7,6 +7,7 @@ was edited after it was written is refused by name.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from isotok.files import read_json, write_json, write_text
 FORMAT = 1
 TASK_FILE = "task.json"
 TRAIN = "train"
+_NAME = re.compile(r"[A-Za-z0-9_-]+")  # goes into file names and YAML
 Mode = Literal["choice", "generate"]
 """How a question is asked: the likeliest of its options, or the text that greedy decoding gives."""
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -126,6 +128,11 @@ def read_task(folder: Path, *, train: bool = True) -> TaskData:
     listed = read_json(folder / TASK_FILE)
     if listed.get("format") != FORMAT:
         raise DataError(f"{folder / TASK_FILE}: format {listed.get('format')}, this version reads {FORMAT}")
+    needed = ("name", "files", "main")
+    lacks = [key for key in needed if key not in listed]
+    if lacks:
+        raise DataError(f"{folder / TASK_FILE}: no {lacks[0]!r}; it needs format, {', '.join(needed)}")
+    _check_names([listed["name"], *listed["files"]], str(folder / TASK_FILE))
     files = {
         split: tuple(_read(folder / f"{split}.jsonl", entry["sha256"]))
         for split, entry in listed["files"].items()
@@ -136,16 +143,17 @@ def read_task(folder: Path, *, train: bool = True) -> TaskData:
         train=files.pop(TRAIN, ()),
         splits=files,
         main=listed["main"],
-        modes=tuple(listed["modes"]),
-        matched=listed["matched"],
-        words=tuple(listed["words"]),
-        stop=listed["stop"],
-        about=listed["about"],
+        modes=tuple(listed.get("modes", ("choice",))),
+        matched=listed.get("matched", {}),
+        words=tuple(listed.get("words", ())),
+        stop=listed.get("stop", ""),
+        about=listed.get("about", {}),
     )
 
 
 def check_task(data: TaskData) -> None:
     """Raise DataError where a prompt stands in two splits, an id comes twice, or an answer is not what it says."""
+    _check_names([data.name, *data.splits], f"task {data.name!r}")
     if data.main not in data.splits:
         raise DataError(f"task {data.name}: main split {data.main!r} is none of {', '.join(data.splits)}")
     seen: dict[str, str] = {}
@@ -161,6 +169,12 @@ def check_task(data: TaskData) -> None:
             if problem:
                 raise DataError(f"task {data.name}: {split} question {question.id!r}: {problem}")
             ids.add(question.id)
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise DataError(f"{where}: {name!r} is no name of a task or split; letters, digits, _ and - only")
 
 
 def chance(questions: Sequence[Question]) -> float | None:

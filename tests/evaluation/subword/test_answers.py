@@ -211,7 +211,8 @@ def test_results_and_items(
 ) -> None:
     points = {40: save(superword_tokenizer, "b", seed=2), 8: save(superword_tokenizer, "a", seed=1)}
     task = task_of()
-    results = answer(task, points, tiny_corpus, tmp_path / "out", point_questions=10, seed=3, device="cpu")
+    asked = {"pretrained": points[40], "point_questions": 10, "seed": 3, "device": "cpu"}
+    results = answer(task, points, tiny_corpus, tmp_path / "out", **asked)
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     table = pq.read_table(tmp_path / "out" / "items.parquet")
     assert {name: str(table.schema.field(name).type) for name in table.column_names} == COLUMNS

@@ -118,6 +118,23 @@ def test_a_tie_counts_in_parts() -> None:
     assert found["shortest"] == 0
     assert found["fewest distinct letters"] == 0.25
     assert (found["first"], found["last"]) == (1, 0)
+    assert "answer most often before" not in found
+    assert heuristics([question], [question])["answer most often before"] == 1
+
+
+def test_options_that_tell_the_type_are_counted() -> None:
+    """As a solver that never reads the question would: the report has to show what that gets."""
+    longest = Question("a", "longest", "p", " letters", (" aa", " be", " letters", " do"), 2)
+    shortest = Question("b", "shortest", "q", " be", (" another", " be", " letters", " kindest"), 1)
+    most = Question("c", "most", "r", " sees", (" sees", " star", " plum", " cord"), 0)
+    found = heuristics([longest, shortest, most])
+    assert found["odd length, or a letter twice"] == 1
+
+
+def test_the_rule_of_memory_is_above_chance_where_words_come_again(made: dict[str, TaskData]) -> None:
+    found = made["compact"].about["heuristics"]
+    assert found["test"]["answer most often before"] > 0.3
+    assert found["test"]["odd length, or a letter twice"] > 0.45
 
 
 def test_held_out_words_are_in_no_training_role(made: dict[str, TaskData], corpus: Path) -> None:

@@ -1,7 +1,10 @@
 """Tasks that are not generated: none, and a folder of one's own."""
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +46,32 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("say 1", "say 2"))
     with pytest.raises(DataError, match="train.jsonl: its sha256.*was edited"):
         TaskFolder(path=str(tmp_path / "a")).data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda listed: listed.pop("main"), "task.json: no 'main'"),
+        (lambda listed: listed["files"].update({"../evil": listed["files"]["test"]}), "'../evil' is no name"),
+        (lambda listed: listed.update(name="a\nb"), "is no name of a task"),
+    ],
+)
+def test_a_folder_from_elsewhere_is_not_trusted(tmp_path: Path, change: Callable[[Any], Any], says: str) -> None:
+    write_task(own_task(), tmp_path)
+    listed = json.loads((tmp_path / "task.json").read_text())
+    change(listed)
+    (tmp_path / "task.json").write_text(json.dumps(listed))
+    with pytest.raises(DataError, match=says):
+        TaskFolder(path=str(tmp_path)).data(tmp_path)
+
+
+def test_what_may_be_left_out_of_a_folder_is(tmp_path: Path) -> None:
+    write_task(own_task(), tmp_path)
+    listed = json.loads((tmp_path / "task.json").read_text())
+    for key in ("words", "matched", "stop", "about"):
+        del listed[key]
+    (tmp_path / "task.json").write_text(json.dumps(listed))
+    assert TaskFolder(path=str(tmp_path)).data(tmp_path) == own_task()
 
 
 def test_no_task() -> None:
