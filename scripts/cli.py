@@ -226,11 +226,11 @@ def _run(overrides: list[str], multirun: bool) -> None:
         data += [graph.benchmark(run) for run in experiment.runs() if has_benchmark(run)]
         data += [graph.task(run) for run in experiment.runs() if has_task(run)]
         run_graph(data, store, jobs=jobs, threads=threads, plugins=experiment.plugins)
-        from scripts.plan import check_finetuning, plan_experiment, print_plan
+        from scripts.plan import check_tasks, plan_experiment, print_plan
 
         rows = plan_experiment(experiment, graph, store)
         print_plan(rows, file=sys.stderr)
-        check_finetuning(experiment, rows, graph, store)
+        check_tasks(experiment, rows, graph, store)
     run_graph([target], store, jobs=jobs, threads=threads, plugins=experiment.plugins)
     folder = store.folder(target)
     if not missing:

@@ -95,12 +95,14 @@ def _row(name: str, runs: int, run: Run, graph: Graph, store: Store, measure: bo
     )
 
 
-def check_finetuning(experiment: Experiment, rows: list[Row], graph: Graph, store: Store) -> None:
+def check_tasks(experiment: Experiment, rows: list[Row], graph: Graph, store: Store) -> None:
     """Resolve each arm's fine-tuning before anything is trained; the task and the tokenizers have to be there.
 
-    Raises ConfigError naming the arm that has too few questions, or one too long for its context.
+    Raises ConfigError naming the arm whose tokenizer cannot be scored, that has too few questions, or one too long for
+    its context.
     """
     from tokenization import TokenData, load_tokenizer
+    from tokenization.tokenizer import is_byte_level
     from training.budget import plain_context_tokens
     from training.examples import read_examples
     from training.finetune import plan_finetune
@@ -109,14 +111,22 @@ def check_finetuning(experiment: Experiment, rows: list[Row], graph: Graph, stor
     planned, read = {row.arm: row.plan.context_tokens for row in rows}, {}
     for arm in experiment.arms:
         run = next(iter(arm.runs.values()))
-        if not has_task(run) or not run.task.fine_tuned:
+        if not has_task(run):
             continue
         encoded, task = graph.encode(run), graph.task(run)
-        data = TokenData.open(store.folder(encoded), "train")
         folders = store.folder(task), store.folder(encoded.inputs["tokenizer"])
-        if folders not in read:
-            read[folders] = read_examples(folders[0], load_tokenizer(folders[1]))
+        tokenizer = load_tokenizer(folders[1])
         try:
+            if not is_byte_level(tokenizer):
+                raise ConfigError(
+                    f"tokenizer {run.tokenizer.label}: its ids stand for no fixed bytes, from which bits per byte and "
+                    "written answers are read; a task needs a byte-level vocabulary"
+                )
+            if not run.task.fine_tuned:
+                continue
+            data = TokenData.open(store.folder(encoded), "train")
+            if folders not in read:
+                read[folders] = read_examples(folders[0], tokenizer)
             context = planned.get(arm.name) or plain_context_tokens(run.budget.context_bytes, data)
             config = run.model.config(data.vocab_size, context, data.eos_id)
             plan = plan_finetune(run.finetuning, read[folders], config, 0)
