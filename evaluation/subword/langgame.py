@@ -41,8 +41,10 @@ class LangGame:
     what training never shows; each gives a split of its own that leaves this one restriction and keeps the others:
     words: one word in five, and strings that are such words; affix: letters and strings by their hash, one in ten;
     template: one wording; sublen: strings longer than half of the word, of five letters at most; type: one type.
-    even_lengths: the other options of `most` are as long as its answer, or nearly. Without it, as in the paper, words
-    with a letter twice are longer than others, and the longest option is right in half of these questions.
+    even_lengths: lengths tell neither the type nor the answer: `longest` and `shortest` are asked of any four words of
+    which one is, and the answer of `most` has none to three longer ones beside it. Without it, as in the paper, one
+    long word among short ones can only be `longest`, words with a letter twice are longer than others, and a rule that
+    reads no question gets half of them right.
     """
 
     words: Annotated[int, Field(ge=20)] = 1000
@@ -200,6 +202,8 @@ class _Maker:
         for kind in rules.types:
             if kind in AFFIX_TYPES:
                 short = None if any(True for _ in _strings(rules, kind)) else "no string to ask for"
+            elif kind in _LENGTHS and rules.even_lengths:
+                short = None if len(rules.words) >= 2 * OPTIONS else f"{len(rules.words)} words"
             elif kind == "most":
                 short = None if rules.letters else f"no letter that {LEAST_WORDS} training words have twice or more"
             else:
@@ -281,11 +285,8 @@ def _draw(kind: str, rules: _Rules, rng: "np.random.Generator") -> tuple[str, st
         right, wrong = (lambda word: word.count(aux) >= 2), (lambda word: word.count(aux) <= 1)
     else:
         right, wrong = _LENGTHS[kind]
-    if kind == "most" and rules.even_lengths:
-        mixed = list(order)
-        found = next(filter(right, mixed))
-        others = sorted(filter(wrong, mixed), key=lambda word: abs(len(word) - len(found)))[: OPTIONS - 1]
-        return (aux, found, others) if len(others) == OPTIONS - 1 else None
+    if rules.even_lengths:
+        return _draw_evenly(kind, aux, list(order), right, wrong, rng)
     found = ""
     for word in order:
         if right(word):
@@ -295,6 +296,26 @@ def _draw(kind: str, rules: _Rules, rng: "np.random.Generator") -> tuple[str, st
         if found and len(others) == OPTIONS - 1:
             return aux, found, others
     return None
+
+
+def _draw_evenly(
+    kind: str,
+    aux: str,
+    mixed: Sequence[str],
+    right: Callable[[str], bool],
+    wrong: Callable[[str], bool],
+    rng: "np.random.Generator",
+) -> tuple[str, str, list[str]] | None:
+    """`longest` and `shortest` among words of any length; the answer of `most` with as many longer ones beside it as
+    the draw has it. So lengths tell neither the type nor, where it is not asked for, the answer."""
+    if kind != "most":
+        first, *others = sorted(mixed[:OPTIONS], key=len, reverse=kind == "longest")
+        return (aux, first, others) if len(first) != len(others[0]) else None
+    found = next(filter(right, mixed))
+    longer = int(rng.integers(OPTIONS))
+    above = [word for word in mixed if wrong(word) and len(word) > len(found)][:longer]
+    below = [word for word in mixed if wrong(word) and len(word) <= len(found)][: OPTIONS - 1 - longer]
+    return (aux, found, [*above, *below]) if len(above) + len(below) == OPTIONS - 1 else None
 
 
 def _letters(words: Sequence[str], least: int) -> tuple[str, ...]:

@@ -130,10 +130,13 @@ def splits_table(results: Mapping[str, Any]) -> Table:
             )
         )
         if matched:
-            against = [arm["points"][last][matched][measure] for arm in arms.values()]
-            gaps = [a["mean"] - b["mean"] if a and b else None for a, b in zip(made, against)]
+            gaps = [_gap(arm["by_type"][split], arm["by_type"][matched]) for arm in arms.values()]
             rows.append(
-                (Cell(f"{split} − {matched}"), *[Cell("")] * 3, *(Cell(signed(gap), muted=True) for gap in gaps))
+                (
+                    Cell(f"{split} − {matched}", note="mean of the types in both"),
+                    *[Cell("")] * 3,
+                    *(Cell(signed(gap), muted=True) for gap in gaps),
+                )
             )
     columns = (
         ("split", ""),
@@ -149,6 +152,12 @@ def splits_table(results: Mapping[str, Any]) -> Table:
         columns,
         tuple(rows),
     )
+
+
+def _gap(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float | None:
+    """The mean difference over the types that both splits have, None where there are none: a split may lack some."""
+    both = [kind for kind, made in ours.items() if made and theirs.get(kind)]
+    return sum(ours[kind]["mean"] - theirs[kind]["mean"] for kind in both) / len(both) if both else None
 
 
 def curve_table(results: Mapping[str, Any]) -> Table:

@@ -11,9 +11,9 @@ from scripts.graph import FORMATS
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("task pipeline")]
 
 TASK_GOLDEN: dict[str, tuple[int, object]] = {
-    "task": (1, "ebc1e3df30fcfdba"),
-    "finetune": (1, [8, 128, 3319, 396, 5251006464.0, "4.673"]),
-    "answers": (1, ["3f5b84e90c06cf7f", "0.3958"]),
+    "task": (1, "47ecfdd4fd6c3f36"),
+    "finetune": (1, [8, 128, 3264, 377, 5070471168.0, "4.68"]),
+    "answers": (1, ["f65de7d4e67941e9", "0.3125"]),
     "task_report": (
         1,
         [

@@ -134,7 +134,15 @@ def test_options_that_tell_the_type_are_counted() -> None:
 def test_the_rule_of_memory_is_above_chance_where_words_come_again(made: dict[str, TaskData]) -> None:
     found = made["compact"].about["heuristics"]
     assert found["test"]["answer most often before"] > 0.3
-    assert found["test"]["odd length, or a letter twice"] > 0.45
+    assert abs(found["words"]["answer most often before"] - 0.25) < 0.03  # never seen, never an answer
+
+
+def test_lengths_tell_the_type_by_the_papers_rules_only(made: dict[str, TaskData]) -> None:
+    rule = "odd length, or a letter twice"
+    assert made["none"].about["heuristics"]["test"][rule] > 0.45
+    for name in ("compact", "sublen"):
+        for split, found in made[name].about["heuristics"].items():
+            assert found[rule] < 0.40, (name, split)
 
 
 def test_held_out_words_are_in_no_training_role(made: dict[str, TaskData], corpus: Path) -> None:
