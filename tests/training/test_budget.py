@@ -46,7 +46,7 @@ class Doubling:
     label = "doubling"
 
     def bind(self, tokenizer, seed):
-        return lambda ids, epoch, unit: np.concatenate([np.repeat(ids[:-1], 2), ids[-1:]])
+        return lambda ids, epoch, unit, spent: np.concatenate([np.repeat(ids[:-1], 2), ids[-1:]])
 
 
 def plan(data=None, transform=None, training=None, model=MODEL, **budget):
@@ -152,7 +152,7 @@ class Keeping(Doubling):
         self.to = to
 
     def bind(self, tokenizer, seed):
-        return lambda ids, epoch, unit: np.append(np.full(len(ids) - 1, self.to), 0)
+        return lambda ids, epoch, unit, spent: np.append(np.full(len(ids) - 1, self.to), 0)
 
 
 def test_a_transform_that_changes_nothing_is_warned_of() -> None:
