@@ -34,6 +34,20 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_verified(path: Path, sha256: str, listed_in: str) -> str:
+    """A text file whose checksum another one lists. Raises DataError naming it where it is missing or was edited."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DataError(
+            f"{path}: its sha256 is not the one in {listed_in}: it was edited or damaged after it was written; "
+            "remove the task's folder and run again"
+        )
+    return data.decode()
+
+
 def fsync_path(path: Path) -> None:
     """Flush a file or a folder's entries to disk."""
     fd = os.open(path, os.O_RDONLY)

@@ -140,11 +140,12 @@ class Graph:
         inputs = {"corpus": self.corpus(run), "tokenizer": self.tokenizer(run), "task": task}
         if is_pretrained(run):
             inputs["pretrain"] = self.pretrain(run)
-        asked = inputs["pretrain"] if not run.task.fine_tuned else self.finetune(run)
         if run.task.fine_tuned:
-            inputs["finetune"] = asked
+            inputs["finetune"] = self.finetune(run)
+            name = inputs["finetune"].name
+        else:
+            name = f"{inputs['pretrain'].name}-{task.name}"
         extra = {"seed": run.evaluation.seed, "point_questions": run.task.point_questions}
-        name = asked.name if run.task.fine_tuned else f"{asked.name}-{task.name}"
         return _node("answers", name, inputs, {}, extra=extra, impl={"engine": describe(run.engine)})
 
     def reference(self, run: Run) -> Node:

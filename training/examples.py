@@ -9,7 +9,6 @@ Row b of R takes the questions b, b + R, b + 2R … of an endless order (see `tr
 questions reads the next B of that order, whatever the tokenizer. The state is (questions taken, 0) a row.
 """
 
-import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from isotok.errors import ConfigError, DataError
-from isotok.files import read_json
+from isotok.files import read_json, read_verified
 from isotok.keyed import permuted_all
 from tokenization.tokenizer import encode_texts
 from training.streams import IGNORED, Batch
@@ -85,17 +84,8 @@ def questions_sha256(folder: Path) -> str:
 def read_examples(folder: Path, tokenizer: "PreTrainedTokenizerFast") -> Examples:
     """The training questions of a task folder. Raises DataError for a file that was edited, naming file and line."""
     path, expected = folder / _FILE, questions_sha256(folder)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if hashlib.sha256(data).hexdigest() != expected:
-        raise DataError(
-            f"{path}: its sha256 is not the one in task.json: it was edited or damaged after it was written; "
-            "remove the task's folder and run again"
-        )
     names, prompts, answers = [], [], []
-    for number, line in enumerate(data.decode().split("\n"), 1):
+    for number, line in enumerate(read_verified(path, expected, "task.json").split("\n"), 1):
         if not line:
             continue
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from isotok.errors import DataError
-from isotok.files import read_json, write_json, write_text
+from isotok.files import read_json, read_verified, write_json, write_text
 
 FORMAT = 1
 TASK_FILE = "task.json"
@@ -196,16 +196,7 @@ def _problem(question: Question, modes: Sequence[str]) -> str | None:
 
 
 def _read(path: Path, sha256: str) -> Iterator[Question]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise DataError(
-            f"{path}: its sha256 is not the one in {TASK_FILE}: it was edited or damaged after it was written; "
-            "remove the task's folder and run again"
-        )
-    for number, line in enumerate(data.decode().split("\n"), 1):
+    for number, line in enumerate(read_verified(path, sha256, TASK_FILE).split("\n"), 1):
         if not line:
             continue
         try:
