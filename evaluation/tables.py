@@ -211,6 +211,25 @@ def leaderboard(results: Mapping[str, Any]) -> Table:
     )
 
 
+COMPARISON_COLUMNS = (
+    ("metric", ""), ("difference", ""), ("kind", ""), ("Δ", ""), ("95% interval", ""), ("verdict", ""),
+    ("p", ""), ("p Holm", ""), ("detectable", ""), ("df", ""), ("SE seeds", ""), ("SE items", ""),
+)  # fmt: skip
+
+
+def verdict_cells(entry: Mapping[str, Any]) -> tuple[Cell, ...]:
+    """Of a comparison what stands after its interval: the verdict and the figures behind it."""
+    return (
+        Cell(verdict(entry), verdict(entry), muted=entry["verdict"] == CANNOT_TELL),
+        Cell(p_value(entry["p"]), entry["p"]),
+        Cell(p_value(entry["p_holm"]), entry["p_holm"]),
+        Cell(number(entry["minimum_detectable"]), entry["minimum_detectable"]),
+        Cell(number(entry["df"], 1), entry["df"]),
+        Cell(number(entry["se_seeds"], 4), entry["se_seeds"]),
+        Cell(number(entry["se_items"], 4), entry["se_items"]),
+    )
+
+
 def comparisons(results: Mapping[str, Any]) -> Table:
     rows = []
     for entry in results["comparisons"]:
@@ -222,24 +241,14 @@ def comparisons(results: Mapping[str, Any]) -> Table:
                 Cell(what, what),
                 Cell(label, label),
                 Cell(entry["kind"], entry["kind"]),
-                *_delta_cells(entry),
-                Cell(verdict(entry), verdict(entry), muted=entry["verdict"] == CANNOT_TELL),
-                Cell(p_value(entry["p"]), entry["p"]),
-                Cell(p_value(entry["p_holm"]), entry["p_holm"]),
-                Cell(number(entry["minimum_detectable"]), entry["minimum_detectable"]),
-                Cell(number(entry["df"], 1), entry["df"]),
-                Cell(number(entry["se_seeds"], 4), entry["se_seeds"]),
-                Cell(number(entry["se_items"], 4), entry["se_items"]),
+                *delta_cells(entry),
+                *verdict_cells(entry),
             )
         )
-    columns = (
-        ("metric", ""), ("difference", ""), ("kind", ""), ("Δ", ""), ("95% interval", ""), ("verdict", ""),
-        ("p", ""), ("p Holm", ""), ("detectable", ""), ("df", ""), ("SE seeds", ""), ("SE items", ""),
-    )  # fmt: skip
     return Table(
         "Every comparison that was computed. Intervals hold for one comparison at a time; p Holm is adjusted within a "
         "metric (all arms, domains or tasks). Detectable: the true difference that would be found with power .8.",
-        columns,
+        COMPARISON_COLUMNS,
         tuple(rows),
         sortable=True,
     )
@@ -361,7 +370,7 @@ def manifests(results: Mapping[str, Any], stages: Sequence[str] = STAGES) -> Tab
     )
 
 
-def _delta_cells(entry: Mapping[str, Any]) -> tuple[Cell, Cell]:
+def delta_cells(entry: Mapping[str, Any]) -> tuple[Cell, Cell]:
     """Δ and its interval, or what the number of seeds allows instead."""
     if entry["rule"] == ONE_SEED:
         return Cell(MISSING), Cell(ONE_SEED)

@@ -4,16 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from evaluation.cells import MISSING, Cell, Table, count, number, p_value, power, share, signed, span
-from evaluation.stats import CANNOT_TELL, INTERVAL, ONE_SEED
+from evaluation.cells import MISSING, Cell, Table, count, number, power, share, signed
+from evaluation.stats import INTERVAL
 from evaluation.subword.report_runs import ACCURACY, AT_CHANCE, AUC, CANONICAL, EXACT, METRIC_OF, STAGES
 from evaluation.tables import (
+    COMPARISON_COLUMNS,
     against_baseline,
+    delta_cells,
     difference_cells,
     differences,
     manifests,
     spread_cell,
-    verdict,
+    verdict_cells,
     versions,
 )
 
@@ -354,8 +356,6 @@ def quantities_table(results: Mapping[str, Any]) -> Table:
 def comparisons_table(results: Mapping[str, Any]) -> Table:
     rows = []
     for entry in results["comparisons"]:
-        interval = span(entry["interval"]) if entry["interval"] else f"{entry['rule']} {span(entry['range'])}"
-        alone = entry["rule"] == ONE_SEED
         what = f"{SHORT_NAMES[entry['metric']]}, {entry['domain']}"
         label = f"{entry['arms'][0]} − {entry['arms'][1]}"
         rows.append(
@@ -363,26 +363,15 @@ def comparisons_table(results: Mapping[str, Any]) -> Table:
                 Cell(what, what),
                 Cell(label, label),
                 Cell(entry["kind"], entry["kind"]),
-                Cell(MISSING) if alone else Cell(signed(entry["delta"]), entry["delta"]),
-                Cell(ONE_SEED if alone else interval),
-                Cell(verdict(entry), verdict(entry), muted=entry["verdict"] == CANNOT_TELL),
-                Cell(p_value(entry["p"]), entry["p"]),
-                Cell(p_value(entry["p_holm"]), entry["p_holm"]),
-                Cell(number(entry["minimum_detectable"]), entry["minimum_detectable"]),
-                Cell(number(entry["df"], 1), entry["df"]),
-                Cell(number(entry["se_seeds"], 4), entry["se_seeds"]),
-                Cell(number(entry["se_items"], 4), entry["se_items"]),
+                *delta_cells(entry),
+                *verdict_cells(entry),
             )
         )
-    columns = (
-        ("metric", ""), ("difference", ""), ("kind", ""), ("Δ", ""), ("95% interval", ""), ("verdict", ""),
-        ("p", ""), ("p Holm", ""), ("detectable", ""), ("df", ""), ("SE seeds", ""), ("SE items", ""),
-    )  # fmt: skip
     return Table(
         "Every comparison that was computed; higher is better. Intervals hold for one comparison at a time; p Holm is "
         "adjusted within a group of figures (curves, splits, types, encodings). Detectable: the true difference that "
         "would be found with power .8.",
-        columns,
+        COMPARISON_COLUMNS,
         tuple(rows),
         sortable=True,
     )
