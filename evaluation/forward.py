@@ -88,7 +88,7 @@ def _score_batch(
     for row, window in enumerate(batch):
         ids[row, : len(window.ids)] = window.ids
     tensor = torch.from_numpy(ids).to(device)
-    keep = {"logits_to_keep": length - kept_from} if _can_slice(type(model)) else {}
+    keep = {"logits_to_keep": length - kept_from} if can_slice(type(model)) else {}
     logits = model(input_ids=tensor[:, :-1], use_cache=False, **keep).logits
     logits = logits[:, -(length - kept_from) :]
     targets = tensor[:, 1 + kept_from :]
@@ -110,5 +110,6 @@ def _nats(logits: torch.Tensor, targets: torch.Tensor, greedy: bool) -> tuple[np
     return out.reshape(shape).cpu().numpy(), hits.reshape(shape).cpu().numpy() if hits is not None else None
 
 
-def _can_slice(model_class: type) -> bool:
+def can_slice(model_class: type) -> bool:
+    """Whether its forward takes `logits_to_keep`, so that logits of other positions are never made."""
     return "logits_to_keep" in inspect.signature(model_class.forward).parameters  # type: ignore[attr-defined]

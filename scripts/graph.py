@@ -22,12 +22,12 @@ FORMATS = {
     "pretrain": 2,
     "benchmark": 1,
     "evaluate": 2,
-    "task": 1,
+    "task": 2,
     "finetune": 1,
-    "answers": 1,
+    "answers": 2,
     "reference": 1,
     "report": 2,
-    "task_report": 1,
+    "task_report": 2,
     "comparison": 1,
 }
 

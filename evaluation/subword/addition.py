@@ -5,9 +5,9 @@ right if the text up to the next `$` is the answer exactly. Greedy decoding alon
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from evaluation.subword.questions import Question, TaskData
 from isotok.errors import DataError
@@ -71,8 +71,10 @@ class AdditionTask:
                 "digits": digits,
                 "problems": {"train": len(train), "test": len(held_out), "asked": len(asked["test"])},
                 "min_digits_per_token": MIN_DIGITS_PER_TOKEN,
-                "heuristics": {
-                    split: {name: _share(made, rule) for name, rule in rules.items()} for split, made in asked.items()
+                "heuristics": {split: _shares(made, rules) for split, made in asked.items()},
+                "heuristics_by_type": {
+                    split: {kind: _shares(own, rules) for kind, own in _by_type(made).items()}
+                    for split, made in asked.items()
                 },
             },
         )
@@ -119,7 +121,7 @@ def _question(split: str, a: int, b: int) -> Question:
     answer = answer_of(a, b)
     return Question(
         id=f"{split}-{a}+{b}",
-        type=f"carry{carries(a, b)}",
+        type=_type(a, b),
         prompt=prompt_of(a, b),
         answer=answer,
         group=answer,
@@ -135,5 +137,16 @@ def _without_carry(a: int, b: int) -> int:
     return total
 
 
-def _share(problems: Sequence[Problem], rule: Callable[[int, int], Any]) -> float:
-    return sum(rule(a, b) == a + b for a, b in problems) / len(problems)
+def _type(a: int, b: int) -> str:
+    return f"carry{carries(a, b)}"
+
+
+def _by_type(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
+    found: dict[str, list[Problem]] = {}
+    for problem in problems:
+        found.setdefault(_type(*problem), []).append(problem)
+    return found
+
+
+def _shares(problems: Sequence[Problem], rules: Mapping[str, Callable[[int, int], int]]) -> dict[str, float]:
+    return {name: sum(rule(a, b) == a + b for a, b in problems) / len(problems) for name, rule in rules.items()}

@@ -107,15 +107,13 @@ def _answer(
         probed = consistency(load_model(pretrained, device), tokenizer, corpus, seed)
     if probed is not None:
         probed["agreement"] = {name: own["stable"] for name, own in retok.items() if "stable" in own}
-    about = dict(task.about)
     results = {
         "format": FORMAT,
         "task": task.name,
         "main": task.main,
         "modes": list(task.modes),
-        "heuristics": about.pop("heuristics", {}),
         "matched": dict(task.matched),
-        "about": about,
+        "about": dict(task.about),
         "words": _single_tokens(asker, task.words),
         "digits_per_token": _digits_per_token(asker, task.splits[task.main]),
         "points": figures,

@@ -1,11 +1,12 @@
 """A task's questions to a model: the likeliest option, the greedy text.
 
-A question is [end-of-text] ++ E(prompt), what follows is E(option) and, in a task without a stop, end-of-text: prompt
-and option are encoded apart, as in fine-tuning, whatever the tokenizer would merge across.
+A question is [end-of-text] ++ E(prompt), what follows is E(option ++ stop), in a task without a stop E(option) and
+end-of-text: an option that begins another one has to end as well. Prompt and option are encoded apart, as in
+fine-tuning, whatever the tokenizer would merge across.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +61,8 @@ class Asker:
     def beyond(self, model: Any, questions: Sequence[Question], prompts: Sequence[Ids]) -> str:
         """Why the model's positions do not hold these prompts and the longest option; empty where they do."""
         limit = max_positions(model)
-        options = self.encode(sorted({option for question in questions for option in question.options}))
-        most = 2 + max(map(len, prompts), default=0) + max(map(len, options), default=0)
+        options = self._ended({option for question in questions for option in question.options}).values()
+        most = 1 + max(map(len, prompts), default=0) + max(map(len, options), default=0)
         return "" if limit is None or most <= limit else f"{most} tokens do not fit the model's {limit} positions"
 
     def ask(
@@ -92,12 +93,16 @@ class Asker:
     def _choose(
         self, model: Any, questions: Sequence[Question], rows: Sequence[Ids], advance: Callable[[float], None]
     ) -> list[Reply]:
-        end = [] if self.stop else [self.eos_id]
-        texts = sorted({option for question in questions for option in question.options})
-        encoded = dict(zip(texts, self.encode(texts)))
-        options = [[[*encoded[option], *end] for option in question.options] for question in questions]
+        encoded = self._ended({option for question in questions for option in question.options})
+        options = [[encoded[option] for option in question.options] for question in questions]
         nats = score_options(model, rows, options, advance)
         return [_choice(question, own) for question, own in zip(questions, nats)]
+
+    def _ended(self, options: Set[str]) -> dict[str, list[int]]:
+        """Ids of options with what ends them."""
+        texts = sorted(options)
+        end = [] if self.stop else [self.eos_id]
+        return {text: [*ids, *end] for text, ids in zip(texts, self.encode([text + self.stop for text in texts]))}
 
     def _generate(
         self,

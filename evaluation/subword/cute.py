@@ -7,16 +7,15 @@ both an answer to write and options to choose from. Draws are keyed by (seed, si
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import model_validator
 
 from evaluation.subword.cute_text import TYPES, Type, joined, prompt, question, sentences, units
-from evaluation.subword.edits import LETTERS, draw_edit, random_edits, wrong_results
-from evaluation.subword.langgame import heuristics
+from evaluation.subword.edits import LETTERS, draw_edit, wrong_results
 from evaluation.subword.questions import Question, TaskData
+from evaluation.subword.rules import Rule, heuristics, option_rules
 from evaluation.subword.words import describe_list, hold_out, word_list
 from isotok.errors import DataError
 from isotok.keyed import keyed_int, keyed_rng
@@ -26,7 +25,7 @@ from isotok.recipe import Field, Impl, recipe
 if TYPE_CHECKING:
     import numpy as np
 
-    from evaluation.subword.likeness import Likeness
+    from evaluation.subword.likeness import Likeness, Neighbours
 
 SHORTEST = 3
 LEAST_SOURCES = 20  # words or sentences of each side that a type needs
@@ -79,7 +78,7 @@ class Cute:
             about={
                 **made.about(),
                 "questions": {"train": _by_type(train), "test": _by_type(test)},
-                "heuristics": {"test": {**heuristics(test), "nearest to the others": _most_central(test)}},
+                **heuristics({"test": test}, option_rules() | made.rules()),
             },
         )
 
@@ -108,6 +107,7 @@ class _Side:
 
     name: str
     words: tuple[str, ...]
+    offered: "Neighbours"
     sentences: tuple[str, ...]
     alike: "Likeness"
 
@@ -121,7 +121,7 @@ class _Maker:
     """The questions of a recipe over a corpus."""
 
     def __init__(self, recipe: Cute, corpus: Path) -> None:
-        from evaluation.subword.likeness import likeness
+        from evaluation.subword.likeness import Neighbours, likeness
         from tokenization.corpus import read_documents
 
         def texts() -> Iterator[str]:
@@ -136,10 +136,13 @@ class _Maker:
         found = sentences(texts())
         held = [keyed_int("held-out sentence", recipe.seed, text) % _ONE_IN == 0 for text in found]
         alike = likeness(texts(), every, [(seen, seen), (unseen, every)])
+        self.every = frozenset(every)
         self.cosines = alike[0].cosines
         self.sides = {
-            "train": _Side("train", seen, tuple(t for t, out in zip(found, held) if not out), alike[0]),
-            "test": _Side("test", asked, tuple(t for t, out in zip(found, held) if out), alike[1]),
+            "train": _Side(
+                "train", seen, Neighbours(seen), tuple(t for t, out in zip(found, held) if not out), alike[0]
+            ),
+            "test": _Side("test", asked, Neighbours(every), tuple(t for t, out in zip(found, held) if out), alike[1]),
         }
         self.missing: dict[str, str] = {}
         for kind in TYPES:
@@ -200,6 +203,13 @@ class _Maker:
             f"alike from a cosine of {self.cosines[1]:.2f}, not alike up to {self.cosines[0]:.2f}",
         }
 
+    def rules(self) -> dict[str, Rule]:
+        return {"nearest to the others": _nearness, "is a frequent word": self._known}
+
+    def _known(self, q: Question) -> list[float]:
+        spelled = ["".join(option.split()) if q.type == "spell" else option.strip() for option in q.options]
+        return [float(word in self.every) for word in spelled]
+
     def _check(self, kind: Type) -> None:
         short = {name: n for name, side in self.sides.items() if (n := len(side.sources(kind))) < LEAST_SOURCES}
         if not short:
@@ -252,14 +262,20 @@ class _Maker:
 
     def _draw(self, side: _Side, kind: Type, text: str, rng: "np.random.Generator") -> _Drawn | None:
         if kind in ("spell", "spell_inverse"):
-            return _spelling(kind, text, rng)
+            return _spelling(kind, text, side.offered, rng)
         if kind in ("orth", "sem"):
             return _likeness(kind, text, side.alike, rng)
         parts = units(kind, text)
         vocabulary = self.listed if kind.endswith("_word") else LETTERS
         if kind.startswith("contains"):
             yes = bool(rng.integers(2))
-            pool = sorted(set(parts)) if yes else [unit for unit in vocabulary if unit not in parts]
+            pool = sorted(set(parts))
+            if not yes:
+                # Of another sentence, a word of the list would be rarer than those that are in sentences.
+                other = side.sentences[int(rng.integers(len(side.sentences)))] if kind == "contains_word" else ""
+                pool = sorted(set(units(kind, other) if other else LETTERS) - set(parts))
+            if not pool:
+                return None
             unit = pool[int(rng.integers(len(pool)))]
             return _Drawn(text, unit, "", ("Yes", "No") if yes else ("No", "Yes"))
         operation = kind.partition("_")[0]
@@ -270,17 +286,17 @@ class _Maker:
         return _Drawn(text, edit.old, edit.new, tuple(joined(kind, result, text) for result in results))
 
 
-def _spelling(kind: Type, word: str, rng: "np.random.Generator") -> _Drawn:
-    letters = tuple(word)
-    wrong: dict[tuple[str, ...], None] = {}
-    for made in random_edits(letters, LETTERS, rng):
-        if made != letters:
-            wrong[made] = None
-        if len(wrong) == 3:
-            break
-    write: Callable[[Sequence[str]], str] = " ".join if kind == "spell" else "".join
-    text = word if kind == "spell" else " ".join(letters)
-    return _Drawn(text, "", "", tuple(write(option) for option in (letters, *wrong)))
+def _spelling(kind: Type, word: str, offered: "Neighbours", rng: "np.random.Generator") -> _Drawn:
+    """Among words, as what is no word would be ruled out unread, around one of the four, drawn: were it always the
+    answer, that would be the one in the middle."""
+    near = offered.of(word)
+    middle = word if rng.integers(4) == 0 else near[int(rng.integers(len(near)))]
+    others = [other for other in offered.of(middle) if other not in (word, middle)]
+    wrong = [] if middle == word else [middle]
+    wrong += [others[i] for i in rng.permutation(len(others))[: 3 - len(wrong)]]
+    write: Callable[[str], str] = " ".join if kind == "spell" else str
+    text = word if kind == "spell" else " ".join(word)
+    return _Drawn(text, "", "", tuple(write(option) for option in (word, *wrong)))
 
 
 def _likeness(kind: Type, word: str, alike: "Likeness", rng: "np.random.Generator") -> _Drawn:
@@ -295,15 +311,9 @@ def _by_type(questions: Sequence[Question]) -> dict[str, int]:
     return {kind: counts[kind] for kind in TYPES if counts[kind]}
 
 
-def _most_central(questions: Sequence[Question], most: int = 2000) -> float:
-    """How often the option that is most like the others is the right one: near misses may give it away."""
+def _nearness(q: Question) -> list[float]:
+    """How like the others an option is: near misses of the answer may give it away."""
     from evaluation.subword.likeness import ratio
 
-    right, n = 0.0, 0
-    for q in islice(questions, most):
-        options = [units(q.type, option[1:]) for option in q.options]
-        likeness = [round(sum(ratio(a, b) for b in options), 9) for a in options]
-        best = [i for i, value in enumerate(likeness) if value == max(likeness)]
-        right += (q.gold in best) / len(best)
-        n += 1
-    return round(right / n, 4) if n else 0.0
+    options = [units(q.type, option[1:]) for option in q.options]
+    return [round(sum(ratio(a, b) for b in options), 9) for a in options]

@@ -69,21 +69,20 @@ def wrong_results(
     """`n` different results that are not the right one.
 
     In this order until there are enough: the units unchanged; the edit of another unit of theirs; of the first
-    occurrence only; the edit the other way (`Edit.other_way`); a random edit of the right result, again and again.
+    occurrence only; the edit the other way (`Edit.other_way`); a random edit of any of these or of the right result,
+    drawn, again and again: were it always of the right one, that would be the one in the middle.
     """
     right = edit.apply(units)
-    wrong: list[Units] = []
-    for made in _misses(edit, units, right, vocabulary, rng):
-        if made != right and made not in wrong and made:
-            wrong.append(made)
-            if len(wrong) == n:
-                break
-    return wrong
+    results = [right]
+    misses = _misses(edit, units, rng)
+    while len(results) <= n:
+        made = next(misses, None) or random_edit(results[int(rng.integers(len(results)))], vocabulary, rng)
+        if made and made not in results:
+            results.append(made)
+    return results[1:]
 
 
-def _misses(
-    edit: Edit, units: Units, right: Units, vocabulary: Sequence[str], rng: "np.random.Generator"
-) -> Iterator[Units]:
+def _misses(edit: Edit, units: Units, rng: "np.random.Generator") -> Iterator[Units]:
     yield units
     others = [unit for unit in sorted(set(units)) if unit not in (edit.old, edit.new)]
     if edit.operation == "swap":
@@ -98,16 +97,14 @@ def _misses(
     turned = edit.other_way(units)
     if turned is not None:
         yield turned
-    yield from random_edits(right, vocabulary, rng)
 
 
-def random_edits(units: Units, vocabulary: Sequence[str], rng: "np.random.Generator") -> Iterator[Units]:
-    """Endless: two neighbours swapped, a unit left out, doubled or replaced; the result may be no different."""
+def random_edit(units: Units, vocabulary: Sequence[str], rng: "np.random.Generator") -> Units:
+    """Two neighbours swapped, a unit left out, doubled or replaced; the result may be no different."""
     changes: tuple[Callable[[int], Units], ...] = (
         lambda i: units[:i] + units[i : i + 2][::-1] + units[i + 2 :],
         lambda i: units[:i] + units[i + 1 :],
         lambda i: units[: i + 1] + units[i:],
         lambda i: (*units[:i], vocabulary[int(rng.integers(len(vocabulary)))], *units[i + 1 :]),
     )
-    while True:
-        yield changes[int(rng.integers(len(changes)))](int(rng.integers(len(units))))
+    return changes[int(rng.integers(len(changes)))](int(rng.integers(len(units))))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluation.forward import max_positions
+from evaluation.forward import can_slice, max_positions
 from isotok.errors import DataError
 
 _ROWS = {"cpu": 64, "cuda": 1024}
@@ -105,6 +105,7 @@ def _extend(
     """Give every row up to `most_ids` more ids; `over(row, id)` takes each and says whether the row is done."""
     device = next(model.parameters()).device
     limit = max_positions(model)
+    keep = {"logits_to_keep": 1} if can_slice(type(model)) else {}
     training = model.training
     model.eval()
     try:
@@ -116,7 +117,7 @@ def _extend(
             feed = torch.tensor([list(prompts[row]) for row in batch], device=device)
             open_rows, cache = set(range(len(batch))), None
             for _ in range(steps):
-                output = model(input_ids=feed, past_key_values=cache, use_cache=True)
+                output = model(input_ids=feed, past_key_values=cache, use_cache=True, **keep)
                 cache, logits = output.past_key_values, output.logits[:, -1].float()
                 if torch.isnan(logits).any():
                     raise DataError("the checkpoint gives NaN: it cannot be generated from")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 from pydantic import model_validator
 
 from evaluation.subword.questions import Question, TaskData
+from evaluation.subword.rules import heuristics, option_rules
 from evaluation.subword.templates import Templates, Wording, templates
 from evaluation.subword.words import describe_list, hold_out, word_list
 from isotok.errors import DataError
@@ -77,7 +78,7 @@ class LangGame:
             main="words" if "words" in splits else "test",
             matched={split: "test" for split in splits if split != "test"},
             words=words,
-            about={**made.about(), "heuristics": {name: heuristics(split, train) for name, split in splits.items()}},
+            about={**made.about(), **heuristics(splits, option_rules(train))},
         )
 
     @model_validator(mode="after")
@@ -332,49 +333,3 @@ def _strings(rules: _Rules, kind: str) -> Iterator[str]:
             starts = {"starts": [0], "ends": [len(word) - size]}.get(kind, list(range(len(word) - size + 1)))
             found |= {word[i : i + size] for i in starts if rules.allows(kind, word[i : i + size], word)}
     yield from sorted(found)
-
-
-_RULES: Mapping[str, Any] = {
-    "longest": lambda word: len(word),
-    "shortest": lambda word: -len(word),
-    "most distinct letters": lambda word: len(set(word)),
-    "fewest distinct letters": lambda word: -len(set(word)),
-}
-
-
-def heuristics(questions: Sequence[Question], train: Sequence[Question] = ()) -> dict[str, float]:
-    """The accuracy of rules that do not read the question: by length or letters (ties count in parts), by place.
-
-    `odd length, or a letter twice` takes the one option whose length sets it apart, as only the answer of `longest` or
-    `shortest` is, and else a word with a letter twice: options tell the type. With train, `answer most often before`
-    takes the word that was the answer in the largest share of the training questions that showed it.
-    """
-    if not questions:
-        return {}
-    shown = Counter(option.strip() for question in train for option in question.options)
-    right = Counter(question.answer.strip() for question in train)
-    rules: dict[str, Callable[[Sequence[str]], list[float]]] = {
-        **{name: lambda words, value=value: [value(word) for word in words] for name, value in _RULES.items()},  # type: ignore[misc]
-        "odd length, or a letter twice": _gives_itself_away,
-    }
-    if train:
-        rules["answer most often before"] = lambda words: [right[word] / max(1, shown[word]) for word in words]
-    sums = dict.fromkeys(rules, 0.0) | {"first": 0.0, "last": 0.0}
-    for question in questions:
-        words = [option.strip() for option in question.options]
-        for name, rule in rules.items():
-            values = rule(words)
-            best = [i for i, value in enumerate(values) if value == max(values)]
-            sums[name] += (question.gold in best) / len(best)
-        sums["first"] += question.gold == 0
-        sums["last"] += question.gold == len(question.options) - 1
-    return {name: round(total / len(questions), 4) for name, total in sums.items()}
-
-
-def _gives_itself_away(words: Sequence[str]) -> list[float]:
-    sizes = sorted(map(len, words))
-    if sizes[-1] - sizes[-2] >= 3:
-        return [len(word) for word in words]
-    if sizes[1] - sizes[0] >= 3:
-        return [-len(word) for word in words]
-    return [float(len(set(word)) < len(word)) for word in words]

@@ -68,6 +68,24 @@ def likeness(
     return found
 
 
+class Neighbours:
+    """The words of a list that have nearly the same letters in nearly the same places as one of them."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
+        longest = max(map(len, words), default=0)
+        self._letters = np.array([[*map(ord, word.ljust(longest))] for word in words], dtype=np.int32)
+        self._places = {word: place for place, word in enumerate(words)}
+
+    def of(self, word: str, n: int = 8) -> list[str]:
+        """The `n` that differ from it in fewest places, fewest first and then in the list's order."""
+        place = self._places[word]
+        differ = (self._letters != self._letters[place]).sum(1)
+        differ[place] = self._letters.shape[1] + 1
+        order = np.argsort(differ, kind="stable")[: min(n, len(self._words) - 1)]
+        return [self._words[i] for i in order]
+
+
 def ratio(a: Sequence[str], b: Sequence[str]) -> float:
     """Levenshtein ratio, as the library of that name has it: 1 - (insertions and deletions) / (letters of both)."""
     row = [0] * (len(b) + 1)  # the longest common subsequence

@@ -39,8 +39,8 @@ num_fewshot: 0
 metadata:
   version: 1
 """
-_CHOICE = """# {task}, split {split}: the likeliest of the options. Unlike isotok's own figures, options do not end in
-# end-of-text here: lm-eval has no way to say it. An option that begins another one is favoured by that.
+_CHOICE = """# {task}, split {split}: the likeliest of the options. Unlike isotok's own figures, options do not end here
+# (in end-of-text or the task's stop): lm-eval has no way to say it. That favours an option that begins another one.
 {common}output_type: multiple_choice
 doc_to_choice: options
 doc_to_target: gold

@@ -21,6 +21,7 @@ from evaluation.subword.report_runs import (
     AUC,
     CANONICAL,
     EXACT,
+    HEURISTICS,
     IS_SATURATED,
     MEASURES,
     METRIC_OF,
@@ -36,6 +37,7 @@ from evaluation.subword.report_runs import (
     gather_task,
     sample,
     trapezoid_weights,
+    unread,
 )
 from evaluation.task_figures import mean as mean_figures
 from isotok.files import write_json, write_text
@@ -132,7 +134,7 @@ def _task(study: TaskStudy) -> dict[str, Any]:
         for point in study.points
     }
     types = {split: _types(study, split) for split in study.splits}
-    known = {name: value for name, value in task["about"].items() if name != "heuristics"}
+    known = {name: value for name, value in task["about"].items() if name not in HEURISTICS}
     return {
         "name": task["name"],
         "main": task["main"],
@@ -155,8 +157,9 @@ def _task(study: TaskStudy) -> dict[str, Any]:
             split: {kind: chance_of(first, (study.last, split, CANONICAL), kind) for kind in kinds}
             for split, kinds in types.items()
         },
-        "heuristics": {
-            split: dict(rules) for split, rules in task["about"].get("heuristics", {}).items() if split in study.splits
+        **{
+            key: {split: made for split, made in task["about"].get(key, {}).items() if split in study.splits}
+            for key in HEURISTICS
         },
         "retok_split": _retok_split(study),
         "train_questions": task["files"].get("train", {}).get("n"),
@@ -251,7 +254,7 @@ def _split(study: TaskStudy, arm: TaskArm, what: tuple[int, str, str]) -> dict[s
 def _type(study: TaskStudy, arm: TaskArm, split: str, kind: str) -> dict[str, Any] | None:
     what = (study.last, split, CANONICAL)
     made = _estimated(sample(arm, study.measure, what, type=kind))
-    return made and {**made, "at_chance": _low(made) <= (chance_of(arm.runs[0], what, kind) or 0.0)}
+    return made and {**made, "at_chance": _low(made) <= unread(study, split, kind)}
 
 
 def _curve(study: TaskStudy, arm: TaskArm, split: str) -> dict[str, Any]:
@@ -328,9 +331,8 @@ def _low(made: Mapping[str, Any]) -> float:
 def _state(study: TaskStudy, arms: Mapping[str, Any], split: str) -> str:
     """Whether a split can show a difference at the last point."""
     made = {name: arm["points"][str(study.last)][split][study.measure] for name, arm in arms.items()}
-    chance = chance_of(study.first, (study.last, split, CANONICAL)) if study.measure == "acc" else 0.0
     found = [one for one in made.values() if one is not None]
-    if found and all(_low(one) <= (chance or 0.0) for one in found):
+    if found and all(_low(one) <= unread(study, split) for one in found):
         return AT_CHANCE
     base = made[study.baseline]
     return IS_SATURATED if base is not None and base["mean"] >= SATURATED else ""
@@ -348,8 +350,7 @@ def _comparisons(study: TaskStudy) -> list[dict[str, Any]]:
         assert made[0] is not None and made[1] is not None  # held by the check of the endpoint
         result = compare(made[0], made[1], lower_is_better=False, smallest_difference=endpoint.smallest_difference)
         entry = _entry("primary", endpoint.metric, endpoint.split, a, b, result)
-        chance = chance_of(study.first, (study.last, endpoint.split, CANONICAL))
-        floor = 0.0 if endpoint.metric == EXACT or study.measure == "exact" else chance or 0.0
+        floor = 0.0 if endpoint.metric == EXACT else unread(study, endpoint.split)
         entry["at_chance"] = all(_low(asdict(estimate(one))) <= floor for one in made if one is not None)
         found.append(entry | ({"verdict": CANNOT_TELL} if entry["at_chance"] else {}))
     others = [arm for arm in study.arms.values() if arm.name != base.name]

@@ -101,14 +101,19 @@ def top_box(results: Mapping[str, Any]) -> dict[str, Any]:
         text = f"{text}: {primary['rule']}"
     state = results["states"].get(split, "")
     if primary["at_chance"]:
-        caution = "At chance: both arms reach down to what guessing gets, so no difference can show."
+        caution = (
+            "At chance: both arms reach down to guessing or a rule that reads no question: no difference can show."
+        )
     elif state == IS_SATURATED:
         caution = (
             f"Saturated: {results['baseline']} answers 95% or more of {split} at the last point. Hardly a difference "
             "can show there; before it the curve may."
         )
     elif state == AT_CHANCE:
-        caution = f"At chance: at the last point every arm reaches down to chance on {split}: no difference can show."
+        caution = (
+            f"At chance: at the last point every arm reaches down to guessing or the best rule on {split}: no "
+            "difference can show."
+        )
     else:
         caution = ""
     return box | {
@@ -186,8 +191,8 @@ def glossary(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("main, matched", "The split of the headline, and the split of the training distribution that it is held "
          "against: the same kinds of question without what is held out."),
         ("chance", "The mean over questions of 1 / options."),
-        ("best rule", "The most that a rule gets which looks at the options but not at the question, such as taking "
-         "the longest. Denominator: questions."),
+        ("best rule", "The most that a rule without a model gets. Rules of a choice look at the options but not at the "
+         "question, such as taking the longest. Denominator: questions."),
         ("growth", "Ids after the arm's transform over ids before, minus 1, on a sample of its training text."),
         ("Δ", "Difference of seed means, first arm minus second, on the same questions."),
         ("95% interval of Δ", "Student's t with Satterthwaite's degrees of freedom over two variances: between seeds "
@@ -200,7 +205,8 @@ def glossary(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("exploratory", "Not declared as the primary endpoint. “Better” and “worse” then need Holm's adjusted p under "
          "5% within a group of figures."),
         ("at chance, saturated", "At chance: in every arm the interval over seeds and questions reaches down to "
-         "chance. Saturated: the baseline answers 95% or more. Both at the last point."),
+         "chance or to the best rule that reads no question. Saturated: the baseline answers 95% or more. Both at the "
+         "last point."),
         ("mean of types", "The mean over types of the share right, every type alike. Above chance: of (share − 1/n) / "
          "(1 − 1/n) with n options."),
         ("single tokens", "Share of the task's words that are one token after a space. Denominator: its words."),
@@ -251,7 +257,7 @@ def _rules(results: Mapping[str, Any]) -> list[str]:
     below = [name for name, made in means.items() if made is not None and made["mean"] <= rule[1]]
     if not below:
         return []
-    return [f"Not above the rule “{rule[0]}” ({rule[1]:.1%} of {main}), which reads no question: {', '.join(below)}."]
+    return [f"Not above the rule “{rule[0]}” ({rule[1]:.1%} of {main}), which needs no model: {', '.join(below)}."]
 
 
 def _words(arms: Mapping[str, Any]) -> list[str]:

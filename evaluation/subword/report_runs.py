@@ -25,6 +25,7 @@ MEASURES = {"acc": "correct", "acc_bytes": "correct_bytes", "exact": "exact"}
 METRIC_OF = {"acc": ACCURACY, "exact": EXACT}
 AT_CHANCE, IS_SATURATED = "at chance", "saturated"
 CANONICAL = ""
+HEURISTICS = ("heuristics", "heuristics_by_type")
 _ORDER = ("point", "split", "variant", "item")
 _ASKED = (*_ORDER, "item_hash", "type", "group", "n_options", "gold")
 _WHAT = tuple[int, str, str]
@@ -274,6 +275,17 @@ def chance_of(run: TaskRun, what: _WHAT, type: str | None = None) -> float | Non
     counts = run.column("n_options", what)
     kept = counts > 0 if type is None else (counts > 0) & (run.column("type", what) == type)
     return float((1 / counts[kept].astype(float)).mean()) if kept.any() else None
+
+
+def unread(study: TaskStudy, split: str, type: str | None = None) -> float:
+    """The share of choices that are right without reading a question: by guessing, or by the task's best rule. 0 for
+    written answers: rules for those read it."""
+    if study.measure != "acc":
+        return 0.0
+    by_split, by_type = (study.task["about"].get(key, {}).get(split, {}) for key in HEURISTICS)
+    rules = by_split if type is None else by_type.get(type, {})
+    chance = chance_of(study.first, (study.last, split, CANONICAL), type)
+    return max([chance or 0.0, *rules.values()])
 
 
 def _askable(run: TaskRun, measure: str, what: _WHAT) -> np.ndarray:

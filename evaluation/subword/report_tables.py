@@ -6,7 +6,16 @@ from typing import Any
 
 from evaluation.cells import MISSING, Cell, Table, count, number, power, share, signed
 from evaluation.stats import INTERVAL
-from evaluation.subword.report_runs import ACCURACY, AT_CHANCE, AUC, CANONICAL, EXACT, METRIC_OF, STAGES
+from evaluation.subword.report_runs import (
+    ACCURACY,
+    AT_CHANCE,
+    AUC,
+    CANONICAL,
+    EXACT,
+    HEURISTICS,
+    METRIC_OF,
+    STAGES,
+)
 from evaluation.tables import (
     COMPARISON_COLUMNS,
     against_baseline,
@@ -107,9 +116,10 @@ def references(results: Mapping[str, Any]) -> list[tuple[str, dict[str, float | 
     return found
 
 
-def best_rule(results: Mapping[str, Any], split: str) -> tuple[str, float] | None:
-    """The rule without a model that gets most of a split right."""
-    rules = results["task"]["heuristics"].get(split, {})
+def best_rule(results: Mapping[str, Any], split: str, type: str | None = None) -> tuple[str, float] | None:
+    """The rule without a model that gets most of a split, or of a type in it, right."""
+    by_split, by_type = (results["task"][key].get(split, {}) for key in HEURISTICS)
+    rules = by_split if type is None else by_type.get(type, {})
     return max(((rule, float(value)) for rule, value in sorted(rules.items())), key=lambda x: x[1], default=None)
 
 
@@ -127,7 +137,7 @@ def splits_table(results: Mapping[str, Any]) -> Table:
                 Cell(split, note=_state_words(state)),
                 Cell(count(asked["n"])),
                 Cell(share(asked["chance"])),
-                Cell(share(rule[1]), note=rule[0]) if rule else Cell(MISSING, muted=True),
+                _rule_cell(rule),
                 *(accuracy_cell(one, bool(state)) for one in made),
             )
         )
@@ -154,6 +164,10 @@ def splits_table(results: Mapping[str, Any]) -> Table:
         columns,
         tuple(rows),
     )
+
+
+def _rule_cell(rule: tuple[str, float] | None) -> Cell:
+    return Cell(share(rule[1]), note=rule[0]) if rule else Cell(MISSING, muted=True)
 
 
 def _gap(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float | None:
@@ -190,7 +204,8 @@ def types_table(results: Mapping[str, Any]) -> Table:
         for kind, chance in task["types"][split].items():
             made = [arm["by_type"][split][kind] for arm in arms.values()]
             cells = [accuracy_cell(one, one is not None and one["at_chance"]) for one in made]
-            rows.append((Cell(f"{split}, {kind}"), Cell(share(chance), muted=True), *cells))
+            rule = _rule_cell(best_rule(results, split, kind))
+            rows.append((Cell(f"{split}, {kind}"), Cell(share(chance), muted=True), rule, *cells))
         for title, key in (("mean of types", "macro"), ("mean above chance", "norm")):
             cells = []
             for arm in arms.values():
@@ -198,11 +213,12 @@ def types_table(results: Mapping[str, Any]) -> Table:
                 there = [one for one in arm["by_type"][split].values() if one is not None]
                 cells.append(Cell(share(value), value, muted=any(one["at_chance"] for one in there)))
             if any(cell.text != MISSING for cell in cells):
-                rows.append((Cell(f"{split}, {title}"), Cell(MISSING, muted=True), *cells))
+                rows.append((Cell(f"{split}, {title}"), *[Cell(MISSING, muted=True)] * 2, *cells))
     return Table(
         "By type at the last point, with 95% intervals over seeds. Grey: the interval over seeds and questions reaches "
-        "down to chance, or the mean takes in such a type. Mean above chance: of (share − chance) / (1 − chance).",
-        (("split, type", ""), ("chance", ""), *((name, "") for name in arms)),
+        "down to chance or the best rule, or the mean takes in such a type. Mean above chance: of (share − chance) / "
+        "(1 − chance).",
+        (("split, type", ""), ("chance", ""), ("best rule", "no model"), *((name, "") for name in arms)),
         tuple(rows),
     )
 
@@ -246,12 +262,16 @@ def consistency_table(results: Mapping[str, Any]) -> Table:
         return list(dict.fromkeys(kind for made in probes.values() for kind in _at(made, *path) or {}))
 
     lines: list[tuple[str, str, tuple[str, ...], Callable[[float | None], str]]] = [
+        ("words looked at", "static", ("static", "words"), count),
         ("encodings a word, log₂", "static", ("static", "log2_encodings"), lambda v: number(v, 2)),
         ("words with several encodings", "static", ("static", "several"), share),
         *((f"exposed: {t}", "share of words", ("static", "exposed", t), share) for t in types("static", "exposed")),
+        ("words scored", "phantom mass", ("phantom", "words"), count),
+        ("words not scored", "a token reaches across", ("phantom", "crossed"), count),
         ("phantom mass, mean", "of a word's", ("phantom", "mean"), share),
         ("phantom mass, at most", "bound of the mean", ("phantom", "mean_most"), share),
         ("phantom mass, median", "", ("phantom", "median"), share),
+        ("words sampled", "written", ("generation", "words"), count),
         ("words written in other ids", "of sampled words", ("generation", "phantom"), share),
         *((f"written: {t}", "words", ("generation", "types", t), lambda v: number(v, 1))
           for t in types("generation", "types")),

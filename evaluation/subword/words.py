@@ -11,12 +11,13 @@ from isotok.errors import DataError
 from isotok.keyed import keyed_int
 
 LONGEST = 12
+TEXT_BYTES = 1_000_000_000  # read at most
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # "don't" and "to-day" are one word each, not "don", "to" and "day"
 _PLAIN = re.compile(r"[a-z]+")
 
 
 def word_list(corpus: Path, n: int, *, shortest: int = 2, key: str = "task.words") -> tuple[str, ...]:
-    """The `n` most frequent words of the training split, most frequent first, ties by word.
+    """The `n` most frequent words of the training split (its first gigabyte), most frequent first, ties by word.
 
     Words are of letters a to z as they stand in the text (one that is always capitalised is no word), of `shortest`
     to 12 letters. Raises DataError where the text has fewer; key: what asked for so many.
@@ -24,8 +25,12 @@ def word_list(corpus: Path, n: int, *, shortest: int = 2, key: str = "task.words
     from tokenization.corpus import read_documents
 
     counts: Counter[str] = Counter()
+    read = 0
     for document in read_documents(corpus, "train"):
         counts.update(_WORD.findall(document.text))
+        read += document.n_bytes
+        if read >= TEXT_BYTES:
+            break
     fit = [word for word in counts if shortest <= len(word) <= LONGEST and _PLAIN.fullmatch(word)]
     if len(fit) < n:
         raise DataError(

@@ -11,11 +11,11 @@ from scripts.graph import FORMATS
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("task pipeline")]
 
 TASK_GOLDEN: dict[str, tuple[int, object]] = {
-    "task": (1, "47ecfdd4fd6c3f36"),
+    "task": (2, "47ecfdd4fd6c3f36"),
     "finetune": (1, [8, 128, 3264, 377, 5070471168.0, "4.68"]),
-    "answers": (1, ["f65de7d4e67941e9", "0.3125"]),
+    "answers": (2, ["f65de7d4e67941e9", "0.3125"]),
     "task_report": (
-        1,
+        2,
         [
             "arms",
             "baseline",

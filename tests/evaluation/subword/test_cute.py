@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import chisquare, mannwhitneyu
 
 from evaluation.subword.cute import Cute
 from evaluation.subword.cute_text import TYPES, sentences
 from evaluation.subword.edits import Edit, draw_edit, wrong_results
 from evaluation.subword.likeness import ratio
 from evaluation.subword.questions import TaskData, check_task
-from evaluation.subword.words import hold_out
+from evaluation.subword.words import hold_out, word_list
 from isotok.errors import ConfigError, DataError
 from isotok.keyed import keyed_rng
 from isotok.recipe import build
@@ -31,6 +31,11 @@ SIZES: dict[str, Any] = {"words": 800, "train_words": 2500, "train_questions": 6
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return literary_corpus(tmp_path_factory.mktemp("literary"))
+
+
+@pytest.fixture(scope="module")
+def many(corpus: Path) -> TaskData:
+    return Cute(**{**SIZES, "train_questions": 14, "test_questions": 250}).data(corpus)
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +162,30 @@ def test_types_in_turn_and_the_right_option_anywhere(made: TaskData) -> None:
     assert max(by_length[rule] for rule in ("longest", "shortest", "first", "last")) < 0.40
 
 
+def test_no_rule_that_reads_no_question_gets_most_of_a_type(many: TaskData) -> None:
+    """The right option is neither in the middle of the others, nor the only word among them."""
+    for kind, rules in many.about["heuristics_by_type"]["test"].items():
+        limit = 0.6 if kind.split("_")[0] in ("contains", "orth", "sem") else 0.45
+        assert max(rules.values()) < limit, (kind, rules)
+        assert {"nearest to the others", "is a frequent word", "longest"} <= set(rules)
+
+
+def test_options_of_spelling_are_words(made: TaskData, corpus: Path) -> None:
+    every = set(word_list(corpus, SIZES["train_words"], shortest=3))
+    for q in (*made.train, *made.splits["test"]):
+        if q.type in ("spell", "spell_inverse"):
+            assert {"".join(option.split()) for option in q.options} <= every
+
+
+def test_a_word_that_is_absent_is_as_frequent_as_one_that_is_there(many: TaskData) -> None:
+    """Else how rare a word is would answer the question."""
+    questions = [q for q in many.splits["test"] if q.type == "contains_word"]
+    uses = Counter(word for q in questions for word in set(q.group[:-1].split()))
+    there, absent = ([uses[q.aux] for q in questions if q.answer == answer] for answer in (" Yes", " No"))
+    likelier = mannwhitneyu(there, absent).statistic / (len(there) * len(absent))
+    assert 0.4 < likelier < 0.65
+
+
 def test_without_training_examples_stand_before_the_question(corpus: Path, made: TaskData) -> None:
     shown = Cute(**{**SIZES, "train_questions": 0, "test_questions": 5}, shots=4).data(corpus)
     assert (shown.train, shown.stop, made.stop) == ((), "\n", "")
@@ -177,7 +206,7 @@ def test_the_same_on_every_machine(corpus: Path, made: TaskData) -> None:
     assert Cute(**SIZES).data(corpus) == made
     text = json.dumps([asdict(q) for q in made.splits["test"] if q.type not in ("orth", "sem")])
     assert hashlib.sha256(text.encode()).hexdigest() == (
-        "58a6781dbab6dc842032d5d5e4b9063a56dcb127a18bf82fda371dfd67fd5ed4"
+        "81cab483d280f370d53864eb339c56bac8e2698acd49ce99ba846202c3aec325"
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from scipy.stats import chisquare
 
-from evaluation.subword.langgame import TYPES, LangGame, affix_is_held_out, heuristics
+from evaluation.subword.langgame import TYPES, LangGame, affix_is_held_out
 from evaluation.subword.questions import Question, TaskData, check_task, read_task, write_task
 from evaluation.subword.words import hold_out, list_sha256, word_list
 from isotok.errors import ConfigError, DataError
@@ -105,30 +105,11 @@ def test_rules_that_do_not_read_the_question_are_poor(name: str, corpus: Path) -
 
 def test_even_lengths_leave_nothing_to_the_longest(made: dict[str, TaskData]) -> None:
     def of_most(name: str) -> float:
-        return heuristics([q for q in made[name].splits["test"] if q.type == "most"])["longest"]
+        found: float = made[name].about["heuristics_by_type"]["test"]["most"]["longest"]
+        return found
 
     assert of_most("none") > 0.4
     assert of_most("compact") < 0.33
-
-
-def test_a_tie_counts_in_parts() -> None:
-    question = Question("q", "most", "p", " aa", (" aa", " b", " cc", " d"), 0)
-    found = heuristics([question])
-    assert found["longest"] == 0.5
-    assert found["shortest"] == 0
-    assert found["fewest distinct letters"] == 0.25
-    assert (found["first"], found["last"]) == (1, 0)
-    assert "answer most often before" not in found
-    assert heuristics([question], [question])["answer most often before"] == 1
-
-
-def test_options_that_tell_the_type_are_counted() -> None:
-    """As a solver that never reads the question would: the report has to show what that gets."""
-    longest = Question("a", "longest", "p", " letters", (" aa", " be", " letters", " do"), 2)
-    shortest = Question("b", "shortest", "q", " be", (" another", " be", " letters", " kindest"), 1)
-    most = Question("c", "most", "r", " sees", (" sees", " star", " plum", " cord"), 0)
-    found = heuristics([longest, shortest, most])
-    assert found["odd length, or a letter twice"] == 1
 
 
 def test_the_rule_of_memory_is_above_chance_where_words_come_again(made: dict[str, TaskData]) -> None:

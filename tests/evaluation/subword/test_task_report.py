@@ -218,6 +218,29 @@ def test_saturated_and_at_chance(report: Report) -> None:
     assert "no difference can show" in html
 
 
+def test_what_a_rule_gets_unread_is_no_more_than_chance(report: Report) -> None:
+    """Three of four questions right, but so has a rule that reads none of them."""
+
+    def with_rule(spec: dict[str, Any]) -> None:
+        for arm in spec["arms"]:
+            for run in arm["runs"]:
+                rewrite(Path(run["task"]) / "task.json", lambda task: task["about"].update(about))
+
+    about: dict[str, Any] = {}
+    results, _, _ = report(arms=TWO, level=0.75)
+    assert set(results["states"].values()) == {""}
+    assert not any(kind["at_chance"] for kind in results["arms"]["deterministic"]["by_type"]["words"].values())
+    about["heuristics"] = {"words": {"longest": 0.9}}
+    about["heuristics_by_type"] = {"words": {"most": {"shortest": 0.99}}}
+    results, html, _ = report(arms=TWO, level=0.75, change=with_rule)
+    assert {split for split, state in results["states"].items() if state == "at chance"} == {"words"}
+    assert results["comparisons"][0]["verdict"] == "cannot tell" and results["comparisons"][0]["at_chance"]
+    types = results["arms"]["deterministic"]["by_type"]["words"]
+    assert [kind for kind, made in types.items() if made["at_chance"]] == ["most"]
+    row = next(r for r in Page(html).rows if r and r[0] == "words, most")
+    assert row[2] == "99.0%shortest"
+
+
 def test_generated_answers_at_one_point(report: Report) -> None:
     """A task that is asked of the pretrained model itself: no choice, no chance, no curve."""
     results, html, _ = report(arms=TWO, generated=True, points=(0,))
