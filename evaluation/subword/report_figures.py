@@ -23,7 +23,7 @@ from evaluation.figures import (
     _svg,
 )
 from evaluation.stats import INTERVAL
-from evaluation.subword.report_tables import best_rule
+from evaluation.subword.report_tables import best_rule, cut
 
 _DASHED = (0, (4, 3))
 
@@ -104,8 +104,8 @@ def _last(results: Mapping[str, Any], split: str, name: str) -> Picture:
         if made is None:
             continue
         colour, marker = _look(results, arm_name)
-        if made["interval"]:
-            axes.plot(made["interval"], [row] * 2, color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="butt")
+        if interval := cut(made["interval"]):
+            axes.plot(interval, [row] * 2, color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="butt")
         _dots(axes, list(made["values"].values()), row, colour, marker, hollow=arms[arm_name]["rule"] != INTERVAL)
     _rows(axes, results, names)
     lines = sorted(_lines(results, split), key=lambda line: line[1])
@@ -129,7 +129,7 @@ def _last(results: Mapping[str, Any], split: str, name: str) -> Picture:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}%"))
     axes.set_xlabel("share answered right (right is better)")
     caption = (
-        "Dots are seeds, bars 95% intervals over seeds."
+        "Dots are seeds, bars 95% intervals over seeds, cut at 0 and 100%."
         + (" Dashed: without a model." * bool(lines))
         + _hollow(results)
     )

@@ -1,6 +1,6 @@
 """The tables of a task's report as plain data, shared by the HTML page and the Markdown file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -405,13 +405,20 @@ def settings_table(results: Mapping[str, Any]) -> Table:
     return replace(table, rows=(row, *table.rows))
 
 
+def cut(interval: Sequence[float] | None) -> tuple[float, float] | None:
+    """An interval of a share, within 0 and 1."""
+    if interval is None:
+        return None
+    low, high = (min(max(end, 0.0), 1.0) for end in interval)
+    return low, high
+
+
 def accuracy_cell(estimate: Mapping[str, Any] | None, muted: bool = False) -> Cell:
     """A share with its interval over seeds, cut at 0 and 1."""
     if estimate is None:
         return Cell(MISSING, muted=True)
-    interval = estimate["interval"]
-    low, high = (min(max(end, 0.0), 1.0) for end in interval or (0.0, 1.0))
-    note = "" if interval is None else f"{100 * low:.1f} to {100 * high:.1f}%"
+    interval = cut(estimate["interval"])
+    note = "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}%"
     return Cell(share(estimate["mean"]), estimate["mean"], muted=muted, note=note)
 
 
@@ -433,10 +440,12 @@ def _arm_note(results: Mapping[str, Any], name: str) -> str:
 
 
 def bits_table(results: Mapping[str, Any]) -> Table:
-    """What arms that know several encodings are charged for (`evaluation.stochastic`); no row without a figure."""
+    """What arms that know several encodings are charged for (`evaluation.stochastic`); no row without a figure, none at
+    all without spans."""
     keys = ("text", "canonical", "canonicalised", "marginal")
+    known = any(arm["bits_per_byte"]["spans"] is not None for arm in results["arms"].values())
     rows = []
-    for name, arm in results["arms"].items():
+    for name, arm in results["arms"].items() if known else ():
         bits = arm["bits_per_byte"]
         if bits["text"] is not None:
             values = [Cell(number(bits[key]), muted=bits[key] is None) for key in keys]
