@@ -7,6 +7,7 @@
 Importing this package imports neither torch nor transformers; building a config or a model does.
 """
 
+from modeling.meta_recipes import MetaGPT2, MetaGPT2Rope, MetaLlama, MetaOLMo2
 from modeling.recipes import GPT2, GPT2Rope, Llama, ModelRecipe, OLMo2
 
-__all__ = ["GPT2", "GPT2Rope", "Llama", "ModelRecipe", "OLMo2"]
+__all__ = ["GPT2", "GPT2Rope", "Llama", "MetaGPT2", "MetaGPT2Rope", "MetaLlama", "MetaOLMo2", "ModelRecipe", "OLMo2"]

@@ -7,6 +7,8 @@ counts half the square. `tests/modeling/test_flops.py` holds the counts against 
 
 from typing import TYPE_CHECKING
 
+from modeling.meta_injection import meta_count
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
@@ -19,23 +21,43 @@ BACKWARD_OVER_FORWARD = 2
 def forward_flops_per_token(config: "PreTrainedConfig", context_tokens: int, causal: bool = False) -> dict[str, float]:
     """Forward FLOPs of one token in a sequence of `context_tokens`: attention_projections, attention_scores, mlp, head.
 
-    attention_scores holds both products with the T positions, queries with keys and weights with values.
+    attention_scores holds both products with the T positions, queries with keys and weights with values. Models with
+    meta tokens have meta_projections and meta_scores besides: a second attention over the M meta tokens that training
+    puts into T positions (or, without a mask, over all), shared out over the T.
     """
-    if config.model_type not in GATED_MLP:
-        raise ValueError(f"model type {config.model_type!r}: FLOPs are known for {', '.join(GATED_MLP)}")
+    family = family_of(config)
     d, layers = config.hidden_size, config.num_hidden_layers
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or d // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    mlp_size = config.n_inner or 4 * d if config.model_type == "gpt2" else config.intermediate_size
+    mlp_size = config.n_inner or 4 * d if family == "gpt2" else config.intermediate_size
     seen = context_tokens / 2 if causal else context_tokens
-    mlp_matrices = 3 if GATED_MLP[config.model_type] else 2
-    return {
-        "attention_projections": 2.0 * layers * (2 * d * heads * head_size + 2 * d * kv_heads * head_size),
-        "attention_scores": 4.0 * layers * heads * head_size * seen,
+    mlp_matrices = 3 if GATED_MLP[family] else 2
+    projections = 2.0 * (2 * d * heads * head_size + 2 * d * kv_heads * head_size)
+    scores = 4.0 * heads * head_size
+    terms = {
+        "attention_projections": layers * projections,
+        "attention_scores": layers * scores * seen,
         "mlp": 2.0 * layers * mlp_matrices * d * mlp_size,
         "head": 2.0 * d * config.vocab_size,
     }
+    if config.model_type in GATED_MLP:
+        return terms
+    rows = context_tokens if config.meta_mask == "none" else meta_count(config, context_tokens)
+    share = len(config.meta_layers) * rows / context_tokens
+    return {
+        **terms,
+        "meta_projections": share * projections,
+        "meta_scores": share * scores * (rows / 2 if causal else rows),
+    }
+
+
+def family_of(config: "PreTrainedConfig") -> str:
+    """The model type, of a variant with meta tokens that of its family. Raises ValueError where FLOPs are not known."""
+    family = str(config.model_type).removeprefix("meta_")
+    if family not in GATED_MLP:
+        raise ValueError(f"model type {config.model_type!r}: FLOPs are known for {', '.join(GATED_MLP)}")
+    return family
 
 
 def training_flops_per_token(config: "PreTrainedConfig", context_tokens: int, causal: bool = False) -> float:

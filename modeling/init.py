@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from isotok.keyed import keyed_rng
+from modeling.flops import family_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 _INTO_RESIDUAL = {
     "gpt2": ("c_proj.weight",),
-    "gpt_neox": ("attention.dense.weight", "mlp.dense_4h_to_h.weight"),
+    "gpt_neox": ("attention.dense.weight", "meta_attn.dense.weight", "mlp.dense_4h_to_h.weight"),
 }
+_META_OUT = ("meta_attn.o_proj.weight", "meta_attn.c_proj.weight", "meta_attn.dense.weight")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def skeleton(config: "PreTrainedConfig", device: str) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
+    import modeling.meta_models  # noqa: F401  # registers what transformers does not know
+
     with torch.random.fork_rng(devices=[]), no_init_weights(), torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     model.tie_weights()
@@ -80,8 +84,10 @@ def _initial(name: str, shape: tuple[int, ...], config: "PreTrainedConfig", seed
 
     if len(shape) < 2:
         return np.zeros(shape, np.float32) if name.endswith("bias") else np.ones(shape, np.float32)
+    if getattr(config, "meta_out_init", "") == "zero" and name.endswith(_META_OUT):
+        return np.zeros(shape, np.float32)
     deviation = config.initializer_range
-    if name.endswith(_INTO_RESIDUAL.get(config.model_type, ())):
+    if name.endswith(_INTO_RESIDUAL.get(family_of(config), ())):
         deviation /= math.sqrt(2 * config.num_hidden_layers)
     draws = keyed_rng("initial weights", seed, name).standard_normal(shape, dtype=np.float32)
     return draws * np.float32(deviation)
