@@ -87,6 +87,8 @@ def load_model(folder: Path, device: str, dtype: Dtype = "float32") -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    import modeling.meta_models  # noqa: F401  # registers what transformers does not know
+
     if dtype not in get_args(Dtype):
         raise ConfigError(f"dtype={dtype}: allowed are {', '.join(get_args(Dtype))}")
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PLACEMENTS = ("random", "periodic", "none")
 LOSSES = ("target_mask", "skip_shift")
 IGNORED = -100
+"""A target that is none; torch's cross-entropy leaves it out."""
 
 
 def meta_count(config: Any, length: int) -> int:

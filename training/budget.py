@@ -64,6 +64,7 @@ class Plan:
 
     bytes_per_token: after the transform, end-of-text ids included. bytes is expected from it; the run counts exactly.
     growth: ids after the transform over ids before, less one; 0 where no data was read for the plan.
+    meta_tokens: of the context_tokens positions of a row; tokens and bytes are of text.
     flops: full square of attention; flops_causal: half of it; flops_published: SuperBPE's convention.
     """
 
@@ -86,11 +87,17 @@ class Plan:
     warmup_steps: int
     growth: float
     warnings: tuple[str, ...]
+    meta_tokens: int = 0
+
+    @property
+    def new_tokens(self) -> int:
+        """Text tokens that a row takes at a step."""
+        return self.context_tokens - self.meta_tokens
 
     @property
     def schedule_bytes(self) -> float:
         """Source bytes that the whole schedule is expected to read, also where the run stops before its end."""
-        return self.steps * self.rows * self.context_tokens * self.bytes_per_token
+        return self.steps * self.rows * self.new_tokens * self.bytes_per_token
 
 
 def plan_run(
@@ -148,6 +155,7 @@ def resolve_budget(
     """`plan_run` from figures instead of data: bytes per token after the transform, bytes of the training text."""
     from modeling.flops import superbpe_training_flops_per_token, training_flops_per_token
     from modeling.init import count_parameters
+    from modeling.meta_injection import meta_count
 
     if budget.context_bytes > train_bytes:
         raise ConfigError(
@@ -156,8 +164,9 @@ def resolve_budget(
         )
     context, error = context_tokens(budget.context_bytes, bytes_per_token)
     config = model.config(vocab_size, context, eos_id)
-    step_tokens = budget.rows * context
-    step_flops = step_tokens * training_flops_per_token(config, context)
+    metas = meta_count(config, context)
+    step_positions, step_tokens = budget.rows * context, budget.rows * (context - metas)
+    step_flops = step_positions * training_flops_per_token(config, context)
     step_cost = {
         "flops": step_flops,
         "tokens": float(step_tokens),
@@ -168,7 +177,7 @@ def resolve_budget(
     stop_step = max(1, round(budget.stop_at * steps))
     passes_a_step = step_tokens * bytes_per_token / train_bytes
     _check_passes(budget, steps, stop_step, passes_a_step, step_cost)
-    tokens = stop_step * step_tokens
+    tokens, positions = stop_step * step_tokens, stop_step * step_positions
     return Plan(
         steps=steps,
         stop_step=stop_step,
@@ -178,14 +187,15 @@ def resolve_budget(
         context_bytes_error=error,
         flops_per_step=step_flops,
         flops=stop_step * step_flops,
-        flops_causal=tokens * training_flops_per_token(config, context, causal=True),
-        flops_published=tokens * superbpe_training_flops_per_token(config, count_parameters(config), context),
+        flops_causal=positions * training_flops_per_token(config, context, causal=True),
+        flops_published=positions * superbpe_training_flops_per_token(config, count_parameters(config), context),
         tokens=tokens,
         bytes=tokens * bytes_per_token,
         passes=stop_step * passes_a_step,
         warmup_steps=warmup_steps(training, steps),
         growth=growth,
         warnings=_warnings(training, config, steps, stop_step * passes_a_step),
+        meta_tokens=metas,
     )
 
 

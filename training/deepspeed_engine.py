@@ -71,9 +71,10 @@ class DeepSpeedEngine:
         last: bool,
         segments: torch.Tensor | None = None,
         kept: torch.Tensor | None = None,
+        metas: torch.Tensor | None = None,
     ) -> torch.Tensor:
         self._engine.set_gradient_accumulation_boundary(last)
-        return self._engine(**inputs_of(ids, segments, kept)).logits
+        return self._engine(**inputs_of(ids, segments, kept, metas)).logits
 
     def backward(self, loss: torch.Tensor) -> None:
         self._engine.backward(loss, scale_wrt_gas=False)

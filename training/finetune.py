@@ -42,6 +42,11 @@ class FinetunePlan:
     warmup_steps: int
     warnings: tuple[str, ...]
 
+    @property
+    def meta_tokens(self) -> int:
+        """None that all rows have: questions bring their own."""
+        return 0
+
 
 def plan_finetune(finetuning: Finetuning, examples: Examples, config: "PreTrainedConfig", seed: int) -> FinetunePlan:
     """Raises ConfigError where there are too few questions, or one is too long for the model."""
@@ -88,6 +93,8 @@ def plan_finetune(finetuning: Finetuning, examples: Examples, config: "PreTraine
 
 def _check_length(examples: Examples, config: "PreTrainedConfig", longest: int) -> None:
     """A question has to fit in the context of the model; where positions are learned, a row of them as well."""
+    from modeling.flops import family_of
+
     limit = int(config.max_position_embeddings)
     worst = int(examples.lengths.argmax())
     if examples.lengths[worst] > limit:
@@ -95,7 +102,7 @@ def _check_length(examples: Examples, config: "PreTrainedConfig", longest: int) 
             f"training question {examples.names[worst]!r} is {int(examples.lengths[worst]):,} tokens long, the model's "
             f"context is {limit:,}; pretrain with a larger budget.context_bytes or take shorter questions"
         )
-    if config.model_type == "gpt2" and longest > limit:
+    if family_of(config) == "gpt2" and longest > limit:
         raise ConfigError(
             f"finetuning.rows: the longest row of packed questions has {longest:,} tokens, and the model has learned "
             f"{limit:,} positions; raise finetuning.rows or lower finetuning.batch"

@@ -28,6 +28,10 @@ _SAME = (
     "layer_norm_eps",
     "rope_parameters",
     "use_parallel_residual",
+    "meta_token_id",
+    "meta_layers",
+    "meta_mask",
+    "meta_positions",
 )
 """What makes two configs compute the same from the same weights, beside shapes."""
 
@@ -59,13 +63,14 @@ def config_of_folder(folder: Path, tokenizer: "PreTrainedTokenizerFast", where: 
     """
     from transformers import AutoConfig
 
+    import modeling.meta_models  # noqa: F401  # registers what transformers does not know
     from modeling.flops import GATED_MLP
 
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{where}={folder}: its config.json cannot be read ({one_line(error)})") from None
-    if config.model_type not in GATED_MLP:
+    if config.model_type.removeprefix("meta_") not in GATED_MLP:
         raise ConfigError(f"{where}={folder}: model type {config.model_type!r}; known are {', '.join(GATED_MLP)}")
     for name in _DROPOUTS:
         if getattr(config, name, None):

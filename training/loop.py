@@ -83,15 +83,16 @@ def update(setup: Setup, batch: Batch, lr: float, step: int, meter: Meter) -> tu
     torch.manual_seed(keyed_int("step", setup.seed, step, setup.ranks.rank, bits=63))
     inputs = torch.from_numpy(batch.inputs).to(engine.device, non_blocking=True)
     targets = torch.from_numpy(batch.targets).to(engine.device, non_blocking=True)
-    segments = None
-    if batch.segments is not None:
-        segments = torch.from_numpy(batch.segments).to(engine.device, non_blocking=True)
+    segments, metas = (
+        None if part is None else torch.from_numpy(part).to(engine.device, non_blocking=True)
+        for part in (batch.segments, batch.metas)
+    )
     nats = torch.zeros((), dtype=torch.float64, device=engine.device)
     agreed = None
     for at in range(0, len(inputs), setup.micro_rows):
         rows, last = slice(at, at + setup.micro_rows), at + setup.micro_rows >= len(inputs)
-        own = None if segments is None else segments[rows]
-        loss, extra = losses(engine, inputs[rows], targets[rows], last, setup.training.z_loss, own)
+        own = (None if part is None else part[rows] for part in (segments, metas))
+        loss, extra = losses(engine, inputs[rows], targets[rows], last, setup.training.z_loss, *own)
         nats += loss.detach()
         if last:
             # A gradient from before that is not finite is found here at the latest: nothing was updated since.
@@ -113,13 +114,15 @@ def losses(
     last: bool,
     z_loss: float,
     segments: torch.Tensor | None = None,
+    metas: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(nats of the targets (rows, L) after the inputs (rows, L), z-loss), both summed over positions.
 
-    segments (rows, L): inputs see those before them that have their number, and only some have a target.
+    segments (rows, L): inputs see those before them that have their number, and only some have a target. metas (rows,
+    M): the places of meta tokens; there, or before them, is no target.
     """
     if segments is None:
-        logits = engine.forward(inputs, last)
+        logits = engine.forward(inputs, last, metas=metas)
     else:
         # The head is computed where any of the rows has a target.
         kept = (targets != IGNORED).any(dim=0).nonzero().flatten()
@@ -128,7 +131,7 @@ def losses(
     nats = functional.cross_entropy(logits, targets.flatten(), reduction="sum", ignore_index=IGNORED)
     if not z_loss:
         return nats, torch.zeros((), device=nats.device)
-    if segments is not None:
+    if segments is not None or metas is not None:
         logits = logits[targets.flatten() != IGNORED]
     return nats, z_loss * torch.logsumexp(logits, dim=-1).square().sum()
 

@@ -1,5 +1,7 @@
 """Before the first step: the largest micro-batch forward and backward, so that what does not fit fails at once."""
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from isotok.errors import ConfigError, IsotokError
@@ -7,6 +9,9 @@ from training.loop import losses
 from training.recipes import Engine, Training
 from training.seam import TrainingEngine
 from training.setup import RunPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 CPU_LOGITS_BYTES = 1 << 28
 
@@ -45,19 +50,25 @@ def micro_rows_of(engine: Engine, plan: RunPlan, vocab_size: int, ranks: int, on
 
 
 def rehearse(
-    engine: TrainingEngine, recipe: Engine, training: Training, plan: RunPlan, vocab_size: int, ranks: int
+    engine: TrainingEngine, recipe: Engine, training: Training, plan: RunPlan, config: "PreTrainedConfig", ranks: int
 ) -> int:
     """Run the largest micro-batch and forget it; returns the rows of a micro-batch.
 
     With `auto`, one process on a GPU takes the next smaller divisor of its rows until it fits. Raises IsotokError where
     it does not.
     """
-    rows = micro_rows_of(recipe, plan, vocab_size, ranks, engine.device.type == "cpu")
+    rows = micro_rows_of(recipe, plan, config.vocab_size, ranks, engine.device.type == "cpu")
+    meta_id = getattr(config, "meta_token_id", None)
+    top = (config.vocab_size if meta_id is None else meta_id) - 1
 
     def step() -> None:
-        ids = torch.full((rows, plan.context_tokens), vocab_size - 1, dtype=torch.int64, device=engine.device)
+        ids = torch.full((rows, plan.context_tokens), top, dtype=torch.int64, device=engine.device)
         segments = torch.ones_like(ids) if plan.packed else None
-        loss, extra = losses(engine, ids, ids, True, training.z_loss, segments)
+        metas, inputs = None, ids
+        if plan.meta_tokens and meta_id is not None:
+            metas = torch.arange(1, plan.meta_tokens + 1, device=engine.device).expand(rows, -1)
+            inputs = ids.scatter(1, metas, meta_id)
+        loss, extra = losses(engine, inputs, ids, True, training.z_loss, segments, metas)
         engine.backward((loss + extra) / ids.numel())
 
     while True:

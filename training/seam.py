@@ -27,11 +27,13 @@ class TrainingEngine(Protocol):
         last: bool,
         segments: torch.Tensor | None = None,
         kept: torch.Tensor | None = None,
+        metas: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits (rows, L, vocabulary) of ids (rows, L); `last`: the micro-batch that ends the step's accumulation.
 
         segments: int64 of (rows, L), an id sees those before it that have its number. kept: the positions, in order,
-        that logits are wanted of; they then are (rows, positions, vocabulary).
+        that logits are wanted of; they then are (rows, positions, vocabulary). metas: int64 of (rows, M), the places of
+        meta tokens among the ids, where all rows have M.
         """
         ...
 
@@ -65,7 +67,12 @@ class TrainingEngine(Protocol):
         ...
 
 
-def inputs_of(ids: torch.Tensor, segments: torch.Tensor | None, kept: torch.Tensor | None) -> dict[str, Any]:
+def inputs_of(
+    ids: torch.Tensor,
+    segments: torch.Tensor | None = None,
+    kept: torch.Tensor | None = None,
+    metas: torch.Tensor | None = None,
+) -> dict[str, Any]:
     """What a model of transformers is called with, its attention masked to blocks where there are segments.
 
     A mask of four dimensions is taken as it is: (rows, 1, L, L), True where attention goes. Padding is a segment as
@@ -77,6 +84,8 @@ def inputs_of(ids: torch.Tensor, segments: torch.Tensor | None, kept: torch.Tens
         inputs["attention_mask"] = ((segments[:, :, None] == segments[:, None, :]) & before)[:, None]
     if kept is not None:
         inputs["logits_to_keep"] = kept
+    if metas is not None:
+        inputs["meta_rows"] = metas
     return inputs
 
 

@@ -25,7 +25,8 @@ need all of them."""
 class RunPlan(Protocol):
     """What the loop needs of `training.budget.Plan` or `training.finetune.FinetunePlan`.
 
-    context_tokens: the longest row. packed: whether rows hold texts that do not see each other.
+    context_tokens: the longest row. packed: whether rows hold texts that do not see each other. meta_tokens: that every
+    row has.
     """
 
     keys: ClassVar[Keys]
@@ -39,6 +40,8 @@ class RunPlan(Protocol):
     def rows(self) -> int: ...
     @property
     def context_tokens(self) -> int: ...
+    @property
+    def meta_tokens(self) -> int: ...
     @property
     def flops_per_step(self) -> float: ...
     @property

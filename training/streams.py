@@ -13,7 +13,7 @@ workers nor restarts change the data.
 import queue
 import threading
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import ClassVar, Protocol
 
@@ -21,10 +21,9 @@ import numpy as np
 
 from isotok.errors import ConfigError, DataError
 from isotok.keyed import permuted, permuted_all
+from modeling.meta_injection import IGNORED as IGNORED
+from modeling.meta_injection import inject, slots_of
 from tokenization.transform import Spent
-
-IGNORED = -100
-"""A target that is none; torch's cross-entropy leaves it out."""
 
 _JOIN_S = 1.0
 
@@ -49,7 +48,8 @@ class Batch:
 
     n_tokens: what the nats of this rank's targets are divided by, all targets of the step over the number of ranks.
     state: before this batch; state_after: what a checkpoint after this batch keeps; both int64 of (rows, 2).
-    step_tokens: what the step adds to the tokens of the run. segments: int64 of (rows, L), where rows hold texts that
+    step_tokens: what the step adds to the tokens of the run. metas: int64 of (rows, M), the places of meta tokens among
+    the inputs, where rows have some. segments: int64 of (rows, L), where rows hold texts that
     must not see each other: an id sees those before it that have its number.
     """
 
@@ -61,6 +61,7 @@ class Batch:
     state_after: np.ndarray
     step_tokens: int
     segments: np.ndarray | None = None
+    metas: np.ndarray | None = None
 
 
 class Streams(Protocol):
@@ -80,12 +81,31 @@ class Streams(Protocol):
     def next(self) -> Batch: ...
 
 
+@dataclass(frozen=True)
+class Injection:
+    """Meta tokens that rows get: `count` each (`modeling.meta_injection`), keyed by (seed, step, row)."""
+
+    count: int
+    meta_id: int
+    placement: str
+    loss: str
+    seed: int
+
+    def __call__(self, batch: Batch, step: int, rows: np.ndarray) -> Batch:
+        """The batch of a step with its meta tokens: n_tokens, bytes and state are of its text, as before."""
+        length = batch.inputs.shape[1] + self.count
+        slots = np.stack([slots_of(self.placement, self.count, length, self.seed, step, int(row)) for row in rows])
+        text = np.concatenate([batch.inputs[:, :1], batch.targets], axis=1)
+        inputs, targets = inject(text, slots, self.meta_id, self.loss)
+        return replace(batch, inputs=inputs, targets=targets, metas=slots)
+
+
 class RowStreams:
     """Batches of `rows` rows of `new_tokens` new ids; `.next()` never ends.
 
     transform: (ids, epoch, unit, spent) -> ids. state: of all rows, from a checkpoint. subset: rows this rank reads.
     schedule_bytes: source bytes that all rows read over the whole schedule, of which a row's share tells the transform
-    what is spent where a unit begins and ends; without it nothing ever is.
+    what is spent where a unit begins and ends; without it nothing ever is. metas: put into rows, from step `step` on.
     """
 
     units: ClassVar[str] = "documents"
@@ -100,6 +120,8 @@ class RowStreams:
         state: np.ndarray | None = None,
         subset: Sequence[int] | None = None,
         schedule_bytes: float | None = None,
+        metas: Injection | None = None,
+        step: int = 0,
     ) -> None:
         if len(data) == 0:
             raise DataError("the training split has no documents")
@@ -111,6 +133,7 @@ class RowStreams:
             )
         self.data, self.rows, self.new_tokens = data, rows, new_tokens
         self._transform, self._seed = transform, seed
+        self._metas, self._step = metas, step
         self._subset = np.arange(rows) if subset is None else np.asarray(subset, dtype=np.int64)
         self._state = full[self._subset].copy()
         self._current: list[np.ndarray | None] = [None] * len(self._subset)
@@ -132,7 +155,9 @@ class RowStreams:
         targets = window[:, 1:]
         id_bytes = self.data.id_bytes
         n_bytes = credited if id_bytes is None else int(id_bytes[targets].sum(dtype=np.int64))
-        return Batch(window[:, :-1], targets, n_bytes, targets.size, before, self._state.copy(), self.rows * length)
+        batch = Batch(window[:, :-1], targets, n_bytes, targets.size, before, self._state.copy(), self.rows * length)
+        self._step += 1
+        return batch if self._metas is None else self._metas(batch, self._step - 1, self._subset)
 
     def _fill(self, i: int, out: np.ndarray) -> int:
         """Write the kept id and the new ids of one row, advance its state; bytes of the units that ended."""

@@ -38,11 +38,12 @@ class TorchEngine:
         last: bool,
         segments: torch.Tensor | None = None,
         kept: torch.Tensor | None = None,
+        metas: torch.Tensor | None = None,
     ) -> torch.Tensor:
         if self._ddp is not None:
             self._ddp.require_backward_grad_sync = last
         with autocast(self._training, self.device):
-            return self._forward(**inputs_of(ids, segments, kept)).logits
+            return self._forward(**inputs_of(ids, segments, kept, metas)).logits
 
     def backward(self, loss: torch.Tensor) -> None:
         loss.backward()

@@ -23,7 +23,7 @@ from training.finetune import FinetunePlan
 from training.initial import config_of_folder, init_fingerprint, load_initial
 from training.run_file import made_for, plan_from
 from training.setup import RunPlan, Totals
-from training.streams import RowStreams, Streams, unique_bytes
+from training.streams import Injection, RowStreams, Streams, unique_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 class Work:
     """What a run is made of. made_for: what a checkpoint must agree with to be gone on from.
 
-    model: its initial weights. streams: (state of all rows or None, the rows this rank reads) → what steps read.
+    model: its initial weights. streams: (state of all rows or None, the rows this rank reads, steps taken) → what steps
+    read.
     points: step → the folder, under the run's, for the model after it. figures: (totals, streams, state of all rows at
     the end) → what train.json says of this kind of run.
     """
@@ -42,7 +43,7 @@ class Work:
     config: "PreTrainedConfig"
     made_for: dict[str, Any]
     model: Callable[[], "PreTrainedModel"]
-    streams: Callable[[np.ndarray | None, Sequence[int]], Streams]
+    streams: Callable[[np.ndarray | None, Sequence[int], int], Streams]
     figures: Callable[[Totals, Any, np.ndarray], dict[str, Any]]
     points: Mapping[int, str] = field(default_factory=dict)
 
@@ -81,9 +82,12 @@ def _pretraining(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work
     def model() -> "PreTrainedModel":
         return _from_folder(config, init_from, "training.init_from") if init_from else build_model(config, seed)
 
-    def streams(state: np.ndarray | None, subset: Sequence[int]) -> RowStreams:
+    def streams(state: np.ndarray | None, subset: Sequence[int], step: int) -> RowStreams:
         apply = transform.bind(tokenizer, seed)
-        return RowStreams(data, plan.rows, plan.context_tokens, apply, seed, state, subset, plan.schedule_bytes)
+        metas = injection_of(config, plan.meta_tokens, seed)
+        return RowStreams(
+            data, plan.rows, plan.new_tokens, apply, seed, state, subset, plan.schedule_bytes, metas, step
+        )
 
     def figures(totals: Totals, read: RowStreams, rows: np.ndarray) -> dict[str, Any]:
         bytes_per_token = totals.bytes / totals.tokens
@@ -100,7 +104,8 @@ def _pretraining(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work
             "unique_bytes": unique_bytes(read.data, rows, read),
             "passes": plan.passes,
             "warmup_share": plan.warmup_steps / plan.steps,
-            "targets_per_update": plan.rows * plan.context_tokens,
+            "targets_per_update": plan.rows * plan.new_tokens,
+            **({"meta_tokens": plan.meta_tokens} if plan.meta_tokens else {}),
             "parameters": parameter_figures(config, plan.context_tokens),
             "inference_flops_per_byte": inference_flops_per_byte(config, plan.context_tokens, bytes_per_token),
             **({"init": spec["init"]} if init_from else {}),
@@ -120,7 +125,7 @@ def _finetuning(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work:
     def model() -> "PreTrainedModel":
         return build_model(config, seed) if folder is None else _from_folder(config, folder, "init_model")
 
-    def streams(state: np.ndarray | None, subset: Sequence[int]) -> ExampleStreams:
+    def streams(state: np.ndarray | None, subset: Sequence[int], step: int) -> ExampleStreams:
         return ExampleStreams(examples, finetuning.rows, finetuning.batch, seed, state, subset)
 
     def figures(totals: Totals, read: ExampleStreams, rows: np.ndarray) -> dict[str, Any]:
@@ -146,6 +151,14 @@ def _finetuning(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work:
 
     points = {step: f"points/{point:08d}" for step, point in finetuning.point_steps.items()}
     return Work(plan, config, made_for(spec), model, streams, figures, points)
+
+
+def injection_of(config: "PreTrainedConfig", count: int, seed: int) -> Injection | None:
+    """What puts `count` meta tokens into each row of pretraining, as a model's config says; None for none."""
+    if not count:
+        return None
+    meta: Any = config
+    return Injection(count, int(meta.meta_token_id), meta.meta_placement, meta.meta_loss, seed)
 
 
 def _from_folder(config: "PreTrainedConfig", folder: str, where: str) -> "PreTrainedModel":

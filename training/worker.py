@@ -89,7 +89,7 @@ def _run(
     if totals.step < plan.stop_step:
         watchdog.enter("rehearse", totals.step)
         same = _as_before(recipe, engine, checkpoint)
-        micro_rows = rehearse(engine, same, training, plan, work.config.vocab_size, ranks.size)
+        micro_rows = rehearse(engine, same, training, plan, work.config, ranks.size)
     rows, wandb_id = None, hash_key({"run": {**spec, "engine": None}, "dir": str(run_dir)})
     if checkpoint is not None:
         watchdog.enter("load", totals.step)
@@ -97,7 +97,7 @@ def _run(
         rows, wandb_id = np.array(checkpoint.state["rows"], dtype=np.int64), checkpoint.state["wandb_id"]
         say(f"resuming from step {totals.step:,} of {plan.stop_step:,}")
     subset = range(ranks.rank * n_rows, (ranks.rank + 1) * n_rows)
-    streams = work.streams(rows, subset)
+    streams = work.streams(rows, subset, totals.step)
     _check_points(run_dir, work, totals.step, ranks)
     with contextlib.ExitStack() as stack:
         tracker = None

@@ -101,7 +101,7 @@ def measure(folder: Path, rounds: int, steps: int, wandb: str, stack: ExitStack)
         plan=plan,
         training=training,
         engine=engine,
-        micro_rows=rehearse(engine, recipe, training, plan, data.vocab_size, 1),
+        micro_rows=rehearse(engine, recipe, training, plan, model.config, 1),
         streams=streams(),
         tracker=tracker,
         writer=writer,

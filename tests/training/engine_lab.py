@@ -4,6 +4,7 @@ In a first launch all engines of as many ranks train from the start, in a second
 from what all engines wrote. Tests read the folders.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from isotok.files import read_json
-from modeling import Llama
+from modeling import Llama, MetaLlama
 from tokenization import StochasTok
 from tokenization.transform import NoTransform
 from training import Budget, Engine, Training
@@ -46,6 +47,12 @@ ROWS, STEPS, AT, SAVE_EVERY = 8, 12, 6, 3
 CLIP = 0.3
 NO_CLIP = 1e6
 LONG_STEPS = 50
+META = MetaLlama(hidden_size=48, layers=2, heads=2, mlp_size=96)
+META_RUNS: dict[str, dict[str, Any]] = {
+    "meta": {"model": META},
+    "meta_skip": {"model": dataclasses.replace(META, loss="skip_shift"), "training": {"z_loss": 1e-3}},
+    "meta_none": {"model": dataclasses.replace(META, placement="none")},  # a second attention that has nothing to do
+}
 UNTIED_RUN: dict[str, Any] = {"model": UNTIED, "training": {"z_loss": 1e-3}}
 
 
@@ -141,6 +148,7 @@ class Lab:
                 "training": {"clip": NO_CLIP, "lr": 1e-3, "save_every_steps": LONG_STEPS},
             },
             "untied": UNTIED_RUN,
+            **META_RUNS,
             "bf16": {"training": {"precision": "bf16"}},
         }
         if name in ZERO:
@@ -165,6 +173,7 @@ class Lab:
         for writer in ENGINES:
             add(self.start(writer), self.pair(writer, name))
         add(self.start(name, "untied"), self.again(name, "untied"), **UNTIED_RUN)
+        add(self.start(name, "meta"), self.again(name, "meta"), **META_RUNS["meta"])
         if name == "single":
             for other in SHARED:  # the third leg of 1 → 2 → 1 ranks
                 add(self.pair("single", other), self.again(name, f"after-{other}"), AT + SAVE_EVERY)

@@ -64,7 +64,7 @@ def test_any_engine_goes_on_from_any_other(lab: Lab, writer: str, reader: str) -
 def test_the_same_layout_goes_on_with_the_same_bits(lab: Lab, name: str) -> None:
     for run, source in (
         (lab.pair(name, name), lab.start(name)),
-        (lab.again(name, "untied"), lab.start(name, "untied")),
+        *((lab.again(name, kind), lab.start(name, kind)) for kind in ("untied", "meta")),
     ):
         assert same_tensors(run, source, STEPS)
         assert (run / "metrics.jsonl").read_bytes() == (source / "metrics.jsonl").read_bytes()

@@ -13,6 +13,7 @@ from tests.training.engine_lab import (
     CLIP,
     ENGINES,
     LONG_STEPS,
+    META_RUNS,
     SHARED,
     STEPS,
     STOCHASTIC,
@@ -37,10 +38,11 @@ from training.worker import run as run_worker
 
 @pytest.mark.slow
 @in_one_place
-@pytest.mark.parametrize("kind", ["base", "long", "untied"])
+@pytest.mark.parametrize("kind", ["base", "long", "untied", *META_RUNS])
 @pytest.mark.parametrize("name", SHARED)
 def test_the_first_gradient_is_that_of_one_process(lab: Lab, name: str, kind: str) -> None:
-    """One micro-batch a step ("long") and two; tied and untied, the latter with z-loss."""
+    """One micro-batch a step ("long") and two; tied and untied, the latter with z-loss; with meta tokens, by either
+    loss, and with a second attention that finds none."""
     gradients = [load_file(lab.start(one, kind) / "gradient.safetensors") for one in (name, "single")]
     whole, worst = tensors_apart(*gradients)
     assert whole <= 1e-6
