@@ -34,6 +34,8 @@ _SAME = (
     "meta_positions",
 )
 """What makes two configs compute the same from the same weights, beside shapes."""
+_ADDED = ("meta_norm.", "meta_attn.")
+"""Weights that a model with meta tokens has and its family has not."""
 
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout")
 
@@ -82,16 +84,32 @@ def config_of_folder(folder: Path, tokenizer: "PreTrainedTokenizerFast", where: 
 
 
 def check_same(config: "PreTrainedConfig", folder: Path, tokenizer: "PreTrainedTokenizerFast", where: str) -> None:
-    """Raise ConfigError where a folder's model is not of a config, or was trained with another tokenizer."""
+    """Raise ConfigError where a folder's model is not of a config, or was trained with another tokenizer.
+
+    Two differences may be: a model with meta tokens goes on from its family's plain one where its second attention
+    begins with an output of zeros, and rotary positions are stretched (YaRN).
+    """
     theirs = config_of_folder(folder, tokenizer, where)
+    added = config.model_type == f"meta_{theirs.model_type}"
+    if added and config.meta_out_init != "zero":
+        raise ConfigError(
+            f"{where}={folder}: has no weights of meta-attention; with model.meta_out_init=zero it begins as one that "
+            "changes nothing"
+        )
     for key in _SAME:
         asked, has = getattr(config, key, None), getattr(theirs, key, None)
-        if asked != has:
+        if key == "rope_parameters" and asked and has and asked["rope_type"] == "yarn":
+            asked, has = asked["rope_theta"], has["rope_theta"]
+        if asked != has and not (added and (key in ("model_type", "vocab_size") or key.startswith("meta_"))):
             raise ConfigError(f"{where}={folder}: {key} is {has!r}, this run's model has {asked!r}")
 
 
 def load_initial(model: "PreTrainedModel", folder: Path, where: str) -> None:
-    """Put the weights of a transformers folder into a model. Raises ConfigError where their names or shapes differ."""
+    """Put the weights of a transformers folder into a model. Raises ConfigError where their names or shapes differ.
+
+    A model with meta tokens keeps its own weights where its family has none: the second attention, and the rows of
+    tables after the folder's.
+    """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as hf_logging
@@ -115,11 +133,18 @@ def load_initial(model: "PreTrainedModel", folder: Path, where: str) -> None:
     if missing:
         raise ConfigError(f"{where}={folder}: holds no weights of {missing[0]}; it is no causal LM of this kind")
     given = dict(loaded.named_parameters())
+    added = model.config.model_type == f"meta_{loaded.config.model_type}"
+    tables = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)} if added else set()
     left = sorted(set(given) - {name for name, _ in model.named_parameters()})
     if left:
         raise ConfigError(f"{where}={folder}: has {left[0]}, which this run's model has not")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if added and name not in given and any(part in name for part in _ADDED):
+                continue
+            if id(parameter) in tables and len(given[name]) < len(parameter):
+                parameter[: len(given[name])].copy_(given[name])
+                continue
             if name not in given or given[name].shape != parameter.shape:
                 shape = "none" if name not in given else "×".join(map(str, given[name].shape))
                 wanted = "×".join(map(str, parameter.shape))

@@ -80,7 +80,11 @@ def _pretraining(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work
         _check_init(spec, init_from, "training.init_from")
 
     def model() -> "PreTrainedModel":
-        return _from_folder(config, init_from, "training.init_from") if init_from else build_model(config, seed)
+        if not init_from:
+            return build_model(config, seed)
+        # A model with meta tokens may keep some of the seed's weights.
+        start = build_model(config, seed) if config.model_type.startswith("meta_") else skeleton(config, "cpu")
+        return _from_folder(start, init_from, "training.init_from")
 
     def streams(state: np.ndarray | None, subset: Sequence[int], step: int) -> RowStreams:
         apply = transform.bind(tokenizer, seed)
@@ -123,7 +127,9 @@ def _finetuning(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work:
         _check_init(spec, folder, "init_model")
 
     def model() -> "PreTrainedModel":
-        return build_model(config, seed) if folder is None else _from_folder(config, folder, "init_model")
+        return (
+            build_model(config, seed) if folder is None else _from_folder(skeleton(config, "cpu"), folder, "init_model")
+        )
 
     def streams(state: np.ndarray | None, subset: Sequence[int], step: int) -> ExampleStreams:
         return ExampleStreams(examples, finetuning.rows, finetuning.batch, seed, state, subset)
@@ -161,8 +167,7 @@ def injection_of(config: "PreTrainedConfig", count: int, seed: int) -> Injection
     return Injection(count, int(meta.meta_token_id), meta.meta_placement, meta.meta_loss, seed)
 
 
-def _from_folder(config: "PreTrainedConfig", folder: str, where: str) -> "PreTrainedModel":
-    model = skeleton(config, "cpu")
+def _from_folder(model: "PreTrainedModel", folder: str, where: str) -> "PreTrainedModel":
     load_initial(model, Path(folder), where)
     return model.train()
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from isotok.errors import ConfigError
 from isotok.files import read_json
-from modeling import GPT2, Llama, OLMo2
+from modeling import GPT2, Llama, MetaGPT2, MetaLlama, MetaOLMo2, OLMo2
 from modeling.init import build_model
 from tests.training.engine_lab import TIED, write_run
 from tokenization import BPE, load_tokenizer, train_tokenizer
@@ -65,6 +66,64 @@ def test_families_and_a_longer_context(artefacts: dict[str, Path], tmp_path: Pat
     theirs = load_file(folder / "model.safetensors")
     model = work_of(read_json(out / "run.json"), None).model()
     assert all(torch.equal(p, theirs[name]) for name, p in model.named_parameters())
+
+
+RETROFITS: list[tuple[Any, Any]] = [
+    (TIED, MetaLlama(hidden_size=48, layers=2, heads=2, mlp_size=96, meta_out_init="zero")),
+    (
+        OLMo2(hidden_size=32, layers=1, heads=2, mlp_size=64),
+        MetaOLMo2(hidden_size=32, layers=1, heads=2, mlp_size=64, meta_out_init="zero"),
+    ),
+    (
+        GPT2(hidden_size=32, layers=2, heads=2, mlp_size=64),
+        MetaGPT2(hidden_size=32, layers=2, heads=2, mlp_size=64, meta_out_init="zero"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("plain", "meta"), RETROFITS)
+def test_meta_tokens_for_a_trained_model(artefacts: dict[str, Path], tmp_path: Path, plain: Any, meta: Any) -> None:
+    """It begins as the model it goes on from: the second attention adds zeros, tables get rows at their end."""
+    length = read_json(write_run(artefacts, tmp_path / "plain", SINGLE, model=plain) / "run.json")["plan"][
+        "context_tokens"
+    ]
+    folder = exported(artefacts, tmp_path / "model", plain, context=length)
+    out = go_on(artefacts, tmp_path / "run", folder, model=meta)
+    ours = work_of(read_json(out / "run.json"), None).model()
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    added = {name for name, _ in ours.named_parameters()} - {name for name, _ in theirs.named_parameters()}
+    assert added and all("meta_" in name for name in added)
+    size = len(load_tokenizer(artefacts["tokenizer"]))
+    ids = torch.randint(size, (2, length))
+    with torch.no_grad():
+        expected = theirs(input_ids=ids, use_cache=False).logits
+        found = ours(input_ids=ids, use_cache=False).logits[..., :size]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        ids[:, 3] = size
+        assert torch.isfinite(ours(input_ids=ids, use_cache=False).logits[..., :size]).all()
+    assert run(out)["meta_tokens"] > 0
+    again = go_on(artefacts, tmp_path / "again", out / "model", model=meta)
+    saved = load_file(out / "model/model.safetensors")
+    assert all(
+        torch.equal(p, saved[name])
+        for name, p in work_of(read_json(again / "run.json"), None).model().named_parameters()
+    )
+
+
+def test_meta_attention_is_not_made_up_unasked(artefacts: dict[str, Path], first: Path, tmp_path: Path) -> None:
+    plain = MetaLlama(hidden_size=48, layers=2, heads=2, mlp_size=96)
+    with pytest.raises(ConfigError, match="has no weights of meta-attention; with model.meta_out_init=zero"):
+        go_on(artefacts, tmp_path / "run", first / "model", model=plain)
+
+
+def test_positions_are_stretched_from_a_trained_model(artefacts: dict[str, Path], tmp_path: Path) -> None:
+    size: dict[str, Any] = {"hidden_size": 32, "layers": 1, "heads": 2, "mlp_size": 64}
+    short = MetaLlama(**size)
+    folder = exported(artefacts, tmp_path / "model", short, context=32)
+    out = go_on(artefacts, tmp_path / "run", folder, model=MetaLlama(**size, yarn_scale=4, yarn_from=32))
+    assert work_of(read_json(out / "run.json"), None).config.rope_parameters["factor"] == 4
+    with pytest.raises(ConfigError, match="rope_parameters"):
+        go_on(artefacts, tmp_path / "other", folder, model=MetaLlama(**size, rope_theta=5e5))
 
 
 def test_another_model_or_tokenizer_is_refused_by_name(artefacts: dict[str, Path], first: Path, tmp_path: Path) -> None:
