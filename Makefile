@@ -42,6 +42,7 @@ bench: setup ## speed as ratios to peers; not part of the tests
 	$(BIN)/python tests/benchmarks/bench_loop.py
 	$(BIN)/python tests/benchmarks/bench_streams.py
 	$(BIN)/python tests/benchmarks/bench_stochastok.py
+	$(BIN)/python tests/benchmarks/bench_meta.py
 	$(BIN)/python tests/benchmarks/bench_merges.py
 	$(BIN)/python tests/benchmarks/bench_encode.py
 	$(BIN)/python tests/benchmarks/bench_scoring.py
