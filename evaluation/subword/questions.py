@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -31,7 +32,8 @@ class Question:
 
     type: its kind within the task; figures are by type. options: of a choice, the answer among them at `gold`; empty
     and -1 where there is nothing to choose. group: what clusters questions for statistics, such as the answer's word.
-    aux: the letter or string that is asked for. words: those that it shows.
+    aux: the letter or string that is asked for. words: those that it shows. marks: where a META token stands, which is
+    no text: before the character of `prompt` at that offset; ascending, each after the first character.
     """
 
     id: str
@@ -44,12 +46,27 @@ class Question:
     aux: str = ""
     template: str = ""
     words: tuple[str, ...] = ()
+    marks: tuple[int, ...] = ()
 
     @property
     def hash(self) -> str:
         """Of what was asked, to check that arms were asked the same."""
-        asked = json.dumps([self.prompt, self.options, self.answer], ensure_ascii=False)
-        return hashlib.sha256(asked.encode()).hexdigest()[:16]
+        asked = [self.prompt, self.options, self.answer, *([self.marks] if self.marks else [])]
+        return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def parts(question: Question) -> list[str]:
+    """The prompt cut at its marks: one part more than there are marks; they join to the prompt."""
+    ends = [0, *question.marks, len(question.prompt)]
+    return [question.prompt[start:end] for start, end in pairwise(ends)]
+
+
+def as_fields(question: Question) -> dict[str, Any]:
+    """The question as its line of a file has it: a question without marks as before there were any."""
+    fields = asdict(question)
+    if not question.marks:
+        del fields["marks"]
+    return fields
 
 
 @dataclass(frozen=True)
@@ -102,7 +119,7 @@ def write_task(data: TaskData, out: Path) -> dict[str, Any]:
     files = {TRAIN: data.train, **data.splits} if data.train else dict(data.splits)
     listed = {}
     for split, questions in files.items():
-        text = "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions)
+        text = "".join(json.dumps(as_fields(question), ensure_ascii=False) + "\n" for question in questions)
         write_text(out / f"{split}.jsonl", text)
         listed[split] = {"n": len(questions), "sha256": hashlib.sha256(text.encode()).hexdigest()}
     content = {
@@ -152,18 +169,19 @@ def read_task(folder: Path, *, train: bool = True) -> TaskData:
 
 
 def check_task(data: TaskData) -> None:
-    """Raise DataError where a prompt stands in two splits, an id comes twice, or an answer is not what it says."""
+    """Raise DataError where a prompt with its marks stands in two splits, an id comes twice, an answer is not what it
+    says, or marks are not where a prompt can have them."""
     _check_names([data.name, *data.splits], f"task {data.name!r}")
     if data.main not in data.splits:
         raise DataError(f"task {data.name}: main split {data.main!r} is none of {', '.join(data.splits)}")
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, tuple[int, ...]], str] = {}
     for split, questions in {TRAIN: data.train, **data.splits}.items():
         ids: set[str] = set()
         for question in questions:
             problem = _problem(question, data.modes)
             if question.id in ids:
                 problem = "its id comes twice"
-            other = seen.setdefault(question.prompt, split)
+            other = seen.setdefault((question.prompt, question.marks), split)
             if other != split:
                 problem = f"its prompt is in {other} as well"
             if problem:
@@ -186,6 +204,8 @@ def chance(questions: Sequence[Question]) -> float | None:
 def _problem(question: Question, modes: Sequence[str]) -> str | None:
     if not question.prompt or not question.answer:
         return "no prompt or no answer"
+    if any(low >= high for low, high in pairwise((0, *question.marks, len(question.prompt) + 1))):
+        return f"marks {list(question.marks)} do not ascend from 1 to the prompt's {len(question.prompt)} characters"
     if not question.options:
         return "no options to choose from" if "choice" in modes and len(modes) == 1 else None
     if len(set(question.options)) < len(question.options):
@@ -202,6 +222,9 @@ def _read(path: Path, sha256: str) -> Iterator[Question]:
         try:
             fields = json.loads(line)
             fields["options"], fields["words"] = tuple(fields["options"]), tuple(fields["words"])
+            fields["marks"] = tuple(fields.get("marks", ()))
+            if not all(type(mark) is int for mark in fields["marks"]):
+                raise ValueError("marks are offsets")
             yield Question(**fields)
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{path}:{number}: not a question ({error})") from None

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import yaml
 from scipy.stats import chisquare
 
 from evaluation.subword.langgame import TYPES, LangGame, affix_is_held_out
-from evaluation.subword.questions import Question, TaskData, check_task, read_task, write_task
+from evaluation.subword.questions import Question, TaskData, as_fields, check_task, read_task, write_task
 from evaluation.subword.words import hold_out, list_sha256, word_list
 from isotok.errors import ConfigError, DataError
 from isotok.recipe import build
@@ -214,7 +213,7 @@ def test_the_same_on_every_machine(tmp_path: Path) -> None:
     recipe = LangGame(words=len(words.split()), train_questions=200, test_questions=20)
     first, second = (recipe.data(corpus) for _ in range(2))
     assert first == second
-    text = json.dumps([asdict(q) for questions in every(first).values() for q in questions])
+    text = json.dumps([as_fields(q) for questions in every(first).values() for q in questions])
     assert hashlib.sha256(text.encode()).hexdigest() == (
         "a02aebea3023671a12b1ea662740c3e10c0c1967546f3ba02d213ce8e68a3a14"
     )
