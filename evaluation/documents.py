@@ -20,6 +20,7 @@ import numpy as np
 
 from evaluation.encoding import Encoded, TextEncoder
 from evaluation.forward import Window, max_positions, score_windows
+from evaluation.meta_scoring import Inject
 from evaluation.positions import nats_in_bins
 from isotok.errors import ConfigError, DataError
 
@@ -80,10 +81,18 @@ def document_windows(
 
 
 def score_documents(
-    model: Any, documents: Sequence[Encoded], context_bytes: int, eos_id: int, advance: Any = None
+    model: Any,
+    documents: Sequence[Encoded],
+    context_bytes: int,
+    eos_id: int,
+    advance: Any = None,
+    inject: Inject | None = None,
 ) -> list[DocumentScore]:
-    """One score per document. `advance(bytes)` is called as documents are done, a few at a time."""
+    """One score per document. `advance(bytes)` is called as documents are done, a few at a time. inject: puts meta
+    tokens into windows, whose text alone is scored; positions are then shared out between both."""
     limit = max_positions(model)
+    if limit is not None and inject is not None:
+        limit -= int(model.config.meta_k * limit)
     trained = getattr(model.config, "max_position_embeddings", None) or math.inf
     scores = []
     # A few documents at a time: enough for full batches, and the progress moves.
@@ -94,7 +103,7 @@ def score_documents(
         size += encoded.n_bytes
         if size >= 200_000 or i == len(documents) - 1:
             planned = [document_windows(e, context_bytes, eos_id, limit) for e in group]
-            nats, _ = score_windows(model, [w for windows, _ in planned for w in windows])
+            nats = _score(model, [windows for windows, _ in planned], i + 1 - len(group), inject)
             at = 0
             for e, (windows, cut) in zip(group, planned):
                 own = np.concatenate(nats[at : at + len(windows)])
@@ -108,6 +117,19 @@ def score_documents(
                 advance(size)
             group, size = [], 0
     return scores
+
+
+def _score(model: Any, documents: Sequence[Sequence[Window]], first: int, inject: Inject | None) -> list[np.ndarray]:
+    """Nats of the text of all windows, in order; first: the number of the first document."""
+    if inject is None:
+        return score_windows(model, [window for windows in documents for window in windows])[0]
+    made = [
+        inject(window, document, number)
+        for document, windows in enumerate(documents, first)
+        for number, window in enumerate(windows)
+    ]
+    nats, _ = score_windows(model, [window for window, _ in made])
+    return [values[is_text] for values, (_, is_text) in zip(nats, made)]
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:

@@ -123,6 +123,7 @@ def _evaluate(
     from evaluation.encoding import TextEncoder
     from evaluation.harness import IsotokLM
     from evaluation.intrinsic import intrinsic
+    from evaluation.meta_scoring import inject_as_trained
     from evaluation.tasks.generate import generate_tasks
     from evaluation.tasks.items import read_task_folder, write_task_folder
     from tokenization import load_tokenizer
@@ -141,6 +142,12 @@ def _evaluate(
         scores = score_documents(model, encoded, context_bytes, encoder.eos_id, advance)
     bpb = _bpb(documents, scores, context_bytes)
     say(f"evaluate: {bpb['bits_per_byte']:.4f} bits per byte on {len(documents)} documents, {total / 1e3:,.0f} kB")
+    with_metas: dict[str, Any] = {}
+    if inject := inject_as_trained(model.config, recipe.seed):
+        with progress("with meta tokens", total, "B") as advance:
+            scores_with = score_documents(model, encoded, context_bytes, encoder.eos_id, advance, inject)
+        with_metas = {"bpb_with_metas": _bpb(documents, scores_with, context_bytes)}
+        say(f"evaluate: {with_metas['bpb_with_metas']['bits_per_byte']:.4f} with meta tokens in contexts")
 
     tasks = generate_tasks(_up_to(test, TASK_BYTES), recipe.tasks, recipe.items, recipe.seed)
     write_task_folder(out / "tasks", tasks, {"generator": "isotok", "seed": recipe.seed, "items": recipe.items})
@@ -158,6 +165,7 @@ def _evaluate(
     results = {
         "format": FORMAT,
         "bpb": bpb,
+        **with_metas,
         "intrinsic": intrinsic([e.ids for e in encoded], total, encoder.bytes),
         "segmentations": stochastic.figures(spans) if spans else None,
         "tasks": task_results,

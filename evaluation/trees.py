@@ -18,6 +18,7 @@ import torch
 
 from evaluation.forward import LOGITS_PER_BATCH, TOKENS_PER_BATCH, max_positions
 from isotok.errors import DataError
+from modeling.meta_injection import meta_id_of
 
 _LOGITS_PER_CHUNK = 2**21
 _TREES: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
@@ -331,7 +332,8 @@ def _try_tree(model: Any) -> bool:
         "full_attention"
     }:
         return False
-    size = model.config.vocab_size
+    # A meta token, and rows of the table after it, have no logit.
+    size = meta_id_of(model.config) or model.config.vocab_size
     draw = np.random.default_rng(0)
     limit = min(48, getattr(model.config, "max_position_embeddings", None) or 48)
     stem = draw.integers(size, size=max(1, limit - 4))
@@ -339,8 +341,8 @@ def _try_tree(model: Any) -> bool:
         stem, draw.integers(size, size=6), np.array([-1, 0, 1, -1, 3, 4]), ((2, np.array([0])), (5, np.array([0])))
     )
     device = next(model.parameters()).device
-    together = _forward(model, _rows(0, tree, True, False), device, True)[0].float()
-    apart = [part.float() for part in _forward(model, _rows(0, tree, False, False), device, False)]
+    together = _forward(model, _rows(0, tree, True, False), device, True)[0].float()[:, :size]
+    apart = [part.float()[:, :size] for part in _forward(model, _rows(0, tree, False, False), device, False)]
     expected = torch.cat([apart[0], apart[1][1:]])
     if not torch.isfinite(expected).all():
         return False  # a broken checkpoint: whoever reads the scores says so

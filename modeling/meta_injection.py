@@ -20,6 +20,12 @@ IGNORED = -100
 """A target that is none; torch's cross-entropy leaves it out."""
 
 
+def meta_id_of(config: Any) -> int | None:
+    """The id of the meta token by a model's config; None for a model that has none."""
+    found: int | None = getattr(config, "meta_token_id", None)
+    return found
+
+
 def meta_count(config: Any, length: int) -> int:
     """Meta tokens that training puts into a row of `length` positions, by a model's config; 0 for other models."""
     if getattr(config, "meta_placement", "none") == "none":

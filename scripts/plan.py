@@ -101,6 +101,7 @@ def check_tasks(experiment: Experiment, rows: list[Row], graph: Graph, store: St
     Raises ConfigError naming the arm whose tokenizer cannot be scored, that has too few questions, or one too long for
     its context.
     """
+    from modeling.meta_injection import meta_id_of
     from tokenization import TokenData, load_tokenizer
     from tokenization.tokenizer import is_byte_level
     from training.budget import plain_context_tokens
@@ -125,11 +126,12 @@ def check_tasks(experiment: Experiment, rows: list[Row], graph: Graph, store: St
             if not run.task.fine_tuned:
                 continue
             data = TokenData.open(store.folder(encoded), "train")
-            if folders not in read:
-                read[folders] = read_examples(folders[0], tokenizer)
             context = planned.get(arm.name) or plain_context_tokens(run.budget.context_bytes, data)
             config = run.model.config(data.vocab_size, context, data.eos_id)
-            plan = plan_finetune(run.finetuning, read[folders], config, 0)
+            same = (*folders, meta_id_of(config))
+            if same not in read:
+                read[same] = read_examples(folders[0], tokenizer, meta_id_of(config))
+            plan = plan_finetune(run.finetuning, read[same], config, 0)
             micro_rows_of(run.engine, plan, data.vocab_size, run.engine.ranks, on_cpu=True)
         except ConfigError as error:
             raise ConfigError(f"arm {arm.name}: {error}") from None

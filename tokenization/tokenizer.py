@@ -4,6 +4,7 @@ All are Hugging Face tokenizers: a folder that `AutoTokenizer` loads as `PreTrai
 (how it came about) and, for byte-level vocabularies, `id_bytes.npy` (UTF-8 bytes that each id stands for).
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -124,6 +125,32 @@ def encode_texts(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> 
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
     return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def encode_marked(
+    tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str], marks: Sequence[Sequence[int]], meta_id: int | None
+) -> list[list[int]]:
+    """`encode_text` of many texts, each cut at its marks (offsets of characters) with `meta_id` in the cuts.
+
+    Raises ConfigError for a text with marks where there is no id for them.
+    """
+    if meta_id is None:
+        for text, own in zip(texts, marks, strict=True):
+            if own:
+                raise ConfigError(
+                    f"the prompt {text[:40]!r} has marks: they need a model with a meta token (model=meta_…)"
+                )
+        return encode_texts(tokenizer, texts)
+    ends = [[0, *own, len(text)] for text, own in zip(texts, marks, strict=True)]
+    parts = [text[a:b] for text, own in zip(texts, ends) for a, b in itertools.pairwise(own)]
+    encoded = iter(encode_texts(tokenizer, parts))
+    made = []
+    for own in ends:
+        ids = list(next(encoded))
+        for _ in own[2:]:
+            ids += [meta_id, *next(encoded)]
+        made.append(ids)
+    return made
 
 
 def is_byte_level(tokenizer: "PreTrainedTokenizerFast") -> bool:

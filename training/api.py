@@ -129,6 +129,7 @@ def prepare_finetune(
     pretraining with this seed begins with, for a context of `context_tokens`. questions: a task folder, of which
     train.jsonl is read. The run leaves `out/model` and, for each point, `out/points/<questions>`.
     """
+    from modeling.meta_injection import meta_id_of
     from tokenization import load_tokenizer
     from training.examples import questions_sha256, read_examples
     from training.finetune import plan_finetune
@@ -156,7 +157,8 @@ def prepare_finetune(
         **notes,
     }
     config = config_of(spec, None)
-    plan = plan_finetune(finetuning, read_examples(questions, load_tokenizer(tokenizer)), config, seed)
+    examples = read_examples(questions, load_tokenizer(tokenizer), meta_id_of(config))
+    plan = plan_finetune(finetuning, examples, config, seed)
     micro_rows_of(engine, plan, config.vocab_size, int(os.environ.get("WORLD_SIZE", engine.ranks)), on_cpu)
     for warning in plan.warnings:
         say(f"warning: {warning}")

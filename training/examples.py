@@ -21,7 +21,7 @@ import numpy as np
 from isotok.errors import ConfigError, DataError
 from isotok.files import read_json, read_verified
 from isotok.keyed import permuted_all
-from tokenization.tokenizer import encode_texts
+from tokenization.tokenizer import encode_marked, encode_texts
 from training.streams import IGNORED, Batch
 
 if TYPE_CHECKING:
@@ -81,10 +81,13 @@ def questions_sha256(folder: Path) -> str:
     return str(files["train"]["sha256"])
 
 
-def read_examples(folder: Path, tokenizer: "PreTrainedTokenizerFast") -> Examples:
-    """The training questions of a task folder. Raises DataError for a file that was edited, naming file and line."""
+def read_examples(folder: Path, tokenizer: "PreTrainedTokenizerFast", meta_id: int | None = None) -> Examples:
+    """The training questions of a task folder. meta_id: of the token that stands at their marks.
+
+    Raises DataError for a file that was edited, naming file and line; ConfigError for marks without a meta_id.
+    """
     path, expected = folder / _FILE, questions_sha256(folder)
-    names, prompts, answers = [], [], []
+    names, prompts, answers, marks = [], [], [], []
     for number, line in enumerate(read_verified(path, expected, "task.json").split("\n"), 1):
         if not line:
             continue
@@ -93,10 +96,13 @@ def read_examples(folder: Path, tokenizer: "PreTrainedTokenizerFast") -> Example
             names.append(str(question.get("id", number)))
             prompts.append(str(question["prompt"]))
             answers.append(str(question["answer"]))
+            marks.append([int(mark) for mark in question.get("marks", ())])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{path}:{number}: not a question with prompt and answer ({error!r})") from None
     try:
-        return encode_examples(prompts, answers, tokenizer, names=names, ends=not _task(folder)["stop"])
+        return encode_examples(
+            prompts, answers, tokenizer, names=names, ends=not _task(folder)["stop"], marks=marks, meta_id=meta_id
+        )
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -108,13 +114,19 @@ def encode_examples(
     *,
     names: Sequence[str],
     ends: bool,
+    marks: Sequence[Sequence[int]] | None = None,
+    meta_id: int | None = None,
 ) -> Examples:
-    """Prompts and their answers as ids. Raises DataError for an answer that the tokenizer makes nothing of."""
+    """Prompts, cut at their marks, and their answers as ids.
+
+    Raises DataError for an answer that the tokenizer makes nothing of.
+    """
     eos_id = int(tokenizer.eos_token_id)
     parts, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros((0, 2), dtype=np.int64)]
     for first in range(0, len(prompts), _AT_ONCE):
         part = slice(first, first + _AT_ONCE)
-        encoded = (encode_texts(tokenizer, texts[part]) for texts in (prompts, answers))
+        cut = marks[part] if marks is not None else [()] * len(prompts[part])
+        encoded = encode_marked(tokenizer, prompts[part], cut, meta_id), encode_texts(tokenizer, answers[part])
         pieces = [ids for prompt, answer in zip(*encoded, strict=True) for ids in ([eos_id, *prompt], answer)]
         lengths.append(np.array([len(ids) for ids in pieces], dtype=np.int64).reshape(-1, 2))
         parts.append(np.fromiter(itertools.chain.from_iterable(pieces), dtype=np.int32))

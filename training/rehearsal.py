@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from isotok.errors import ConfigError, IsotokError
+from modeling.meta_injection import meta_id_of
 from training.loop import losses
 from training.recipes import Engine, Training
 from training.seam import TrainingEngine
@@ -58,7 +59,7 @@ def rehearse(
     it does not.
     """
     rows = micro_rows_of(recipe, plan, config.vocab_size, ranks, engine.device.type == "cpu")
-    meta_id = getattr(config, "meta_token_id", None)
+    meta_id = meta_id_of(config)
     top = (config.vocab_size if meta_id is None else meta_id) - 1
 
     def step() -> None:

@@ -14,6 +14,7 @@ from isotok.errors import ConfigError, DataError
 from isotok.recipe import build
 from modeling.flops import inference_flops_per_byte
 from modeling.init import build_model, skeleton
+from modeling.meta_injection import meta_id_of
 from tokenization.encode import TokenData
 from tokenization.tokenizer import load_tokenizer
 from training.budget import Plan
@@ -121,8 +122,9 @@ def _pretraining(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work
 def _finetuning(spec: Mapping[str, Any], allow: tuple[str, ...] | None) -> Work:
     seed, plan = int(spec["seed"]), plan_from(spec["plan"], FinetunePlan)
     finetuning = build(spec["finetuning"], "finetuning", allow=allow)
-    examples = read_examples(Path(spec["questions"]), load_tokenizer(Path(spec["tokenizer"])))
     config, folder = config_of(spec, allow), spec["init_model"]
+    tokenizer = load_tokenizer(Path(spec["tokenizer"]))
+    examples = read_examples(Path(spec["questions"]), tokenizer, meta_id_of(config))
     if folder is not None:
         _check_init(spec, folder, "init_model")
 

@@ -67,20 +67,23 @@ def _answer(
 ) -> dict[str, Any]:
     from evaluation.checkpoint import check_vocabulary, load_model
     from evaluation.subword.consistency import consistency
+    from modeling.meta_injection import meta_id_of
     from tokenization.tokenizer import load_tokenizer
 
     last = max(points)
     _same_tokenizer(list(points.values()))
     tokenizer = load_tokenizer(points[last])
-    asker = Asker(tokenizer, task.stop, choosing="choice" in task.modes, generating="generate" in task.modes)
     figures: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     retok: dict[str, dict[str, Any]] = {}
     missing: dict[str, str] = {}
     probed: dict[str, Any] | None = None
+    choosing, generating = ("choice" in task.modes), ("generate" in task.modes)
     for point in sorted(points):
         model = load_model(points[point], device)
         check_vocabulary(model, tokenizer, f"{points[point]}")
+        meta_id = meta_id_of(model.config)
+        asker = Asker(tokenizer, task.stop, choosing=choosing, generating=generating, meta_id=meta_id)
         own = {
             split: questions if point == last else questions[:point_questions]
             for split, questions in task.splits.items()
@@ -190,6 +193,8 @@ def _retokenized(
     answered alike under all DRAWS draws of a random variant; growth: ids after / before - 1. acc, exact, agreement and
     the rows are of the first draw.
     """
+    if any(question.marks for question in questions):
+        return {}, {"other ids": "prompts have marks, which no other encoding has"}, []
     found, missing = variants(asker.tokenizer, seed, generated=asker.generating)
     prompts = asker.encode([question.prompt for question in questions])
     limit = text_limit(task.splits[split], task.stop)

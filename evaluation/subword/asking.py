@@ -41,12 +41,13 @@ class Reply:
 
 
 class Asker:
-    """Asks questions in one tokenizer's ids. generating: whether texts are asked for, choosing: options."""
+    """Asks questions in one tokenizer's ids. generating: whether texts are asked for, choosing: options. meta_id: of
+    the token that stands at the marks of prompts."""
 
-    def __init__(self, tokenizer: Any, stop: str, *, choosing: bool, generating: bool):
+    def __init__(self, tokenizer: Any, stop: str, *, choosing: bool, generating: bool, meta_id: int | None = None):
         from tokenization.tokenizer import token_bytes
 
-        self.tokenizer = tokenizer
+        self.tokenizer, self.meta_id = tokenizer, meta_id
         self.stop = stop
         self.choosing, self.generating = choosing, generating
         self.eos_id = int(tokenizer.eos_token_id)
@@ -57,6 +58,12 @@ class Asker:
         from tokenization.tokenizer import encode_texts
 
         return [list(ids) for ids in encode_texts(self.tokenizer, texts)]
+
+    def prompts(self, questions: Sequence[Question]) -> list[list[int]]:
+        """E of each prompt, with the meta token at its marks. Raises ConfigError where there are marks and no token."""
+        from tokenization.tokenizer import encode_marked
+
+        return encode_marked(self.tokenizer, [q.prompt for q in questions], [q.marks for q in questions], self.meta_id)
 
     def beyond(self, model: Any, questions: Sequence[Question], prompts: Sequence[Ids]) -> str:
         """Why the model's positions do not hold these prompts and the longest option; empty where they do."""
@@ -79,7 +86,7 @@ class Asker:
 
         Raises DataError naming a question whose options have no finite log-probability.
         """
-        ids = self.encode([question.prompt for question in questions]) if prompts is None else prompts
+        ids = self.prompts(questions) if prompts is None else prompts
         rows = [[self.eos_id, *row] for row in ids]
         replies = [Reply() for _ in questions]
         with progress(name, len(questions) * (self.choosing + self.generating), "question") as advance:
