@@ -202,14 +202,31 @@ def test_gpt2_124m(planned):
     assert [arm.runs[0].tokenizer.vocab_size for arm in experiment.arms[1:]] == [50_256, 50_256]
 
 
-def test_controls_of_meta_152m(planned):
-    experiment, rows = planned("meta_152m_controls")
+def test_meta_152m(planned):
+    experiment, rows = planned("meta_152m")
     # Arithmetic on the paper's description: 124.44 M, 123.65 M without the table of positions, 152.00 M at 16 layers,
-    # against the paper's 152 M (152.02) with meta-attention.
-    parameters = [row.total_parameters for row in rows.values()]
-    assert parameters == [124_439_808, 123_653_376, 152_004_864]
+    # against the paper's 152 M (152.02) with meta-attention; 36,096 more for the meta token's row and 46 that fill up.
+    parameters = {name: row.total_parameters for name, row in rows.items()}
     added = 12 * (4 * 768**2 + 4 * 768 + 2 * 768)  # a second attention with its projections and LayerNorm a layer
     assert round((123_653_376 + added) / 1e6, 2) == 152.02
+    meta = 123_653_376 + added + 36_096
+    assert parameters == {
+        "gpt2_ape": 124_439_808,
+        "gpt2_rope": 123_653_376,
+        "meta_ape": 124_439_808 + added + 36_096,
+        "meta_rope": meta,
+        "gpt2_rope_16_layers": 152_004_864,
+        "pause": 123_653_376 + 36_096,
+        "second_causal": meta,
+        "meta_rope_zero": meta,
+    }
+    # 98.3e9 positions, a tenth of them (102 of 1,024) meta tokens.
+    for arm in ("meta_ape", "meta_rope", "pause", "second_causal", "meta_rope_zero"):
+        plan = rows[arm].plan
+        assert (plan.context_tokens, plan.meta_tokens, plan.steps) == (1024, 102, 200_000)
+        assert plan.tokens == 480 * 922 * 200_000 == pytest.approx(88.5e9, rel=1e-3)
+    assert rows["meta_rope"].plan.flops / rows["gpt2_rope"].plan.flops == pytest.approx(1.021, abs=1e-3)
+    assert rows["second_causal"].plan.flops / rows["gpt2_rope"].plan.flops == pytest.approx(1.33, abs=3e-3)
     # Forward MFLOP a position at 1024: 284.8 for 12 layers, 354.0 for 16.
     for arm, mflop in (("gpt2_ape", 284.8), ("gpt2_rope", 284.8), ("gpt2_rope_16_layers", 354.0)):
         ours = rows[arm].plan
