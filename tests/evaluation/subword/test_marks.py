@@ -46,7 +46,7 @@ def test_marks_are_part_of_what_is_asked() -> None:
     bare = replace(ASKED, marks=())
     assert len({bare.hash, ASKED.hash, replace(ASKED, marks=(4,)).hash}) == 3
     assert bare.hash == "dc5818dbf8ca0732"  # as before there were marks
-    check_task(task(ASKED, train=(replace(ASKED, marks=(4,)), bare)))
+    check_task(task(ASKED, train=(replace(ASKED, marks=(4,)), replace(bare, id="bare"))))
     with pytest.raises(DataError, match="its prompt is in train as well"):
         check_task(task(ASKED, train=(ASKED,)))
 
