@@ -56,7 +56,7 @@ class MarkedCorpus(Corpus):
 
     names: Annotated[int, Field(ge=MOST_LISTS, le=NAMES)] = 50
     items: Annotated[int, Field(ge=MOST_ITEMS, le=NOUNS)] = 50
-    texts: Annotated[int, Field(ge=10)] = 400
+    texts: Annotated[int, Field(ge=10)] = 450
     questions: Annotated[int, Field(ge=1)] = 16
     dedup_threshold: float = Field(default=1.0, gt=0, le=1)
     leak_threshold: float = Field(default=1.0, gt=0, le=1)

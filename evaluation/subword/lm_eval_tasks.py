@@ -70,13 +70,15 @@ def write_lm_eval(data: TaskData, out: Path) -> list[str]:
     """Write lm-eval tasks for each split of `data` into the task folder `out`; returns their names.
 
     `<task>_<split>` is the choice among options, `<task>_<split>_written` the written answer, each where the task is
-    asked so.
+    asked so. Splits whose questions have marks are left out: lm-eval passes on text alone, which has none.
     """
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "reader.py", _READER)
     names = []
     for split, questions in data.splits.items():
+        if any(question.marks for question in questions):
+            continue
         kinds = {}
         if "choice" in data.modes and all(question.options for question in questions):
             kinds[f"{data.name}_{split}"] = _CHOICE

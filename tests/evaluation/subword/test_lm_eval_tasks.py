@@ -97,3 +97,13 @@ def test_by_name_on_the_command_line(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "toy_words" in done.stdout and "acc_bytes" in done.stdout
+
+
+def test_no_task_of_text_that_lacks_its_marks(tmp_path: Path) -> None:
+    splits = {
+        "marked": (Question("q", "t", "before?", " it", marks=(3,)),),
+        "plain": (Question("q", "t", "a?", " it"),),
+    }
+    data = TaskData("own", (), splits, "plain", modes=("generate",))
+    assert write_lm_eval(data, tmp_path) == ["own_plain_written"]
+    assert not (tmp_path / "lm_eval" / "own_marked_written.yaml").exists()
