@@ -240,7 +240,8 @@ def tensors_apart(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]
     difference = {name: float((ours[name] - theirs[name]).norm()) for name in ours}
     norm = {name: float(theirs[name].norm()) for name in theirs}
     whole = sum(x * x for x in difference.values()) ** 0.5 / sum(x * x for x in norm.values()) ** 0.5
-    return whole, max(difference[name] / norm[name] for name in ours)
+    # Where theirs is nothing, as the gradient of an attention without a say, ours has to be as well.
+    return whole, max(difference[name] / norm[name] if norm[name] else difference[name] for name in ours)
 
 
 def same_bits(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
