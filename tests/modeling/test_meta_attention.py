@@ -292,3 +292,23 @@ def test_gradient_checkpointing_and_a_filled_up_mask() -> None:
     assert mask is not None and mask.any(-1).all()
     real = mask[:, 0] if metas.valid is None else mask[:, 0][metas.valid]
     assert real.shape[0] == int((ids == META).sum())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_compiles_whole_with_known_rows(family: str) -> None:
+    """One graph, forward and backward: the places of meta tokens are an input of a fixed shape."""
+    model = model_of(family, dtype=torch.float32).train()
+    rows = [[2, 3, 9], [0, 5, 6]]
+    ids, known = ids_of(rows, 10), torch.tensor(rows)
+    expected = model(input_ids=ids, use_cache=False, meta_rows=known).logits
+    theirs = gradients(model, expected)
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)
+    found = compiled(input_ids=ids, use_cache=False, meta_rows=known).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    for name, gradient in gradients(model, found).items():
+        torch.testing.assert_close(gradient, theirs[name], atol=1e-3, rtol=1e-3, msg=name)
+    other = torch.tensor([[1, 4, 8], [2, 3, 7]])
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compiled(input_ids=ids_of(other.tolist(), 10), use_cache=False, meta_rows=other)
