@@ -207,7 +207,7 @@ def _quantities(arm: Arm) -> dict[str, Any]:
 
     first = arm.runs[0]
     intrinsic = first.results.get("intrinsic", {})
-    context, ratio = mean("context_tokens"), mean("bytes_per_token")
+    context, ratio, metas = mean("context_tokens"), mean("bytes_per_token"), mean("meta_tokens")
     documents = first.items.filter(pc.equal(first.items["kind"], DOCUMENT))
     return {
         **{
@@ -232,7 +232,9 @@ def _quantities(arm: Arm) -> dict[str, Any]:
         "parameters_body": mean("parameters", "body"),
         "head_share": mean("parameters", "head_share"),
         "context_tokens": context,
-        "context_bytes": context * ratio if context is not None and ratio is not None else None,
+        "meta_tokens": metas,
+        "context_bytes": (context - (metas or 0)) * ratio if context is not None and ratio is not None else None,
+        "bits_per_byte_with_metas": _with_metas(arm),
         "lr": mean("lr"),
         "inference_flops_per_byte_prefill": inference("prefill"),
         "inference_flops_per_byte_decode": inference("decode"),
@@ -244,6 +246,13 @@ def _quantities(arm: Arm) -> dict[str, Any]:
         "test_groups": len(documents["group"].unique()),
         "leak_share": first.corpus.get("leak_share"),
     }
+
+
+def _with_metas(arm: Arm) -> float | None:
+    """Bits per byte of the test text with meta tokens in its contexts, mean over seeds; None for arms without any."""
+    figures = [run.results.get("bpb_with_metas") for run in arm.runs]
+    known = [float(made["bits_per_byte"]) for made in figures if made is not None]
+    return sum(known) / len(known) if known and len(known) == len(figures) else None
 
 
 def _separator_nats(arm: Arm) -> float | None:

@@ -254,6 +254,10 @@ def comparisons(results: Mapping[str, Any]) -> Table:
     )
 
 
+_META = ("meta_tokens", "bits_per_byte_with_metas")
+"""Of models with meta tokens alone."""
+
+
 def quantities(results: Mapping[str, Any]) -> Table:
     """What is equal and what is not: one row a quantity, one column an arm."""
     lines: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
@@ -271,6 +275,8 @@ def quantities(results: Mapping[str, Any]) -> Table:
         ("head's share of forward FLOPs", "head_share", share),
         ("context, bytes", "context_bytes", count),
         ("context, tokens", "context_tokens", count),
+        ("meta tokens among them", "meta_tokens", count),
+        ("bits/byte with meta tokens in contexts", "bits_per_byte_with_metas", number),
         ("warmup, share of the steps", "warmup_share", share),
         ("learning rate", "lr", lambda v: MISSING if v is None else f"{v:g}"),
         ("inference FLOPs a byte, prefill", "inference_flops_per_byte_prefill", power),
@@ -289,6 +295,8 @@ def quantities(results: Mapping[str, Any]) -> Table:
     rows = []
     for title, key, write in lines:
         values = [arm["quantities"][key] for arm in arms.values()]
+        if key in _META and not any(values):
+            continue
         rows.append((Cell(title), *(Cell(write(value)) for value in values), spread_cell(values)))
     walls = [
         [

@@ -26,7 +26,7 @@ FORMATS = {
     "finetune": 1,
     "answers": 2,
     "reference": 1,
-    "report": 2,
+    "report": 3,
     "task_report": 2,
     "comparison": 1,
 }

@@ -40,7 +40,7 @@ GOLDEN: dict[str, tuple[int, object]] = {
     ),
     "comparison": (1, "18c7dc26bc12cb5e"),
     "report": (
-        2,
+        3,
         [
             "arms",
             "baseline",
