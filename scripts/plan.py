@@ -223,6 +223,7 @@ def _run_seconds(config: Any, run: Run, plan: "Plan") -> float | None:
     from training.engines import prepare
     from training.loop import losses
     from training.process_group import choose_device
+    from training.rehearsal import text_ids, with_metas
 
     affordable = TIMED_FLOPS * (100 if choose_device(run.engine).type == "cuda" else 1)
     rows = min(plan.rows, int(affordable / plan.flops_per_step * plan.rows))
@@ -230,11 +231,12 @@ def _run_seconds(config: Any, run: Run, plan: "Plan") -> float | None:
         return None
     say(f"measuring {TIMED_PASSES} passes of {run.model.label} with a vocabulary of {config.vocab_size:,}")
     engine = prepare(build_model(config, 0), run.training, run.engine)
-    ids = torch.randint(config.vocab_size, (rows, plan.context_tokens), device=engine.device)
+    ids = torch.randint(text_ids(config), (rows, plan.context_tokens), device=engine.device)
+    inputs, metas = with_metas(ids, plan, config)
     best = float("inf")
     for _ in range(TIMED_PASSES):
         start = time.perf_counter()
-        loss, extra = losses(engine, ids, ids, True, run.training.z_loss)
+        loss, extra = losses(engine, inputs, ids, True, run.training.z_loss, metas=metas)
         engine.backward((loss + extra) / ids.numel())
         float(engine.update(0.0))
         best = min(best, time.perf_counter() - start)

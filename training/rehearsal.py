@@ -59,16 +59,12 @@ def rehearse(
     it does not.
     """
     rows = micro_rows_of(recipe, plan, config.vocab_size, ranks, engine.device.type == "cpu")
-    meta_id = meta_id_of(config)
-    top = (config.vocab_size if meta_id is None else meta_id) - 1
 
     def step() -> None:
+        top = text_ids(config) - 1
         ids = torch.full((rows, plan.context_tokens), top, dtype=torch.int64, device=engine.device)
         segments = torch.ones_like(ids) if plan.packed else None
-        metas, inputs = None, ids
-        if plan.meta_tokens and meta_id is not None:
-            metas = torch.arange(1, plan.meta_tokens + 1, device=engine.device).expand(rows, -1)
-            inputs = ids.scatter(1, metas, meta_id)
+        inputs, metas = with_metas(ids, plan, config)
         loss, extra = losses(engine, inputs, ids, True, training.z_loss, segments, metas)
         engine.backward((loss + extra) / ids.numel())
 
@@ -85,6 +81,22 @@ def rehearse(
                 ) from None
         torch.cuda.empty_cache()
         rows = max(n for n in _divisors(rows_of_rank(plan, ranks)) if n < rows)
+
+
+def text_ids(config: "PreTrainedConfig") -> int:
+    """Ids of a model's table that stand for text: all up to its meta token."""
+    return meta_id_of(config) or int(config.vocab_size)
+
+
+def with_metas(
+    ids: torch.Tensor, plan: RunPlan, config: "PreTrainedConfig"
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Made-up inputs (rows, T) with as many meta tokens a row as training has, and their places, if any."""
+    meta_id = meta_id_of(config)
+    if not plan.meta_tokens or meta_id is None:
+        return ids, None
+    places = torch.arange(1, plan.meta_tokens + 1, device=ids.device).expand(len(ids), -1)
+    return ids.scatter(1, places, meta_id), places
 
 
 def _divisors(number: int) -> list[int]:
