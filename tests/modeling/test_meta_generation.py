@@ -121,6 +121,7 @@ def test_a_cache_of_fixed_size_is_refused() -> None:
         model.generate(input_ids=ids_of([[1]], 4), cache_implementation="static", max_new_tokens=2, pad_token_id=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_saved_model_loads_in_a_fresh_process_with_one_import(family: str, tmp_path: Path) -> None:
     model = model_of(family, dtype=torch.float32, meta_positions="index").eval()

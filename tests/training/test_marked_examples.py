@@ -82,6 +82,7 @@ def test_examples_and_prompts_have_the_same_ids(artefacts: dict[str, Path], tmp_
         read_examples(tmp_path / "task", tokenizer)
 
 
+@pytest.mark.slow
 def test_a_model_learns_what_only_the_mark_says(artefacts: dict[str, Path], tmp_path: Path) -> None:
     write_task(task(), tmp_path / "task")
     prepare_finetune(

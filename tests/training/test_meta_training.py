@@ -77,6 +77,7 @@ def test_too_few_positions_for_a_meta_token_are_refused_before_training(
         write_run(artefacts, tmp_path / "run", engine_of("single"), model=dataclasses.replace(META, k=0.001))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["target_mask", "skip_shift"])
 def test_it_learns_and_counts_and_loads(artefacts: dict[str, Path], tmp_path: Path, loss: str) -> None:
     from evaluation.checkpoint import load_model

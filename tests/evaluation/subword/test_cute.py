@@ -161,6 +161,7 @@ def test_types_in_turn_and_the_right_option_anywhere(made: TaskData) -> None:
     assert max(by_length[rule] for rule in ("longest", "shortest", "first", "last")) < 0.40
 
 
+@pytest.mark.slow
 def test_no_rule_that_reads_no_question_gets_most_of_a_type(many: TaskData) -> None:
     """The right option is neither in the middle of the others, nor the only word among them."""
     for kind, rules in many.about["heuristics_by_type"]["test"].items():
@@ -176,6 +177,7 @@ def test_options_of_spelling_are_words(made: TaskData, corpus: Path) -> None:
             assert {"".join(option.split()) for option in q.options} <= every
 
 
+@pytest.mark.slow
 def test_a_word_that_is_absent_is_as_frequent_as_one_that_is_there(many: TaskData) -> None:
     """Else how rare a word is would answer the question."""
     questions = [q for q in many.splits["test"] if q.type == "contains_word"]
