@@ -18,12 +18,14 @@ GATED_MLP = {"llama": True, "olmo2": True, "gpt2": False, "gpt_neox": False}
 BACKWARD_OVER_FORWARD = 2
 
 
-def forward_flops_per_token(config: "PreTrainedConfig", context_tokens: int, causal: bool = False) -> dict[str, float]:
+def forward_flops_per_token(
+    config: "PreTrainedConfig", context_tokens: int, causal: bool = False, metas: float | None = None
+) -> dict[str, float]:
     """Forward FLOPs of one token in a sequence of `context_tokens`: attention_projections, attention_scores, mlp, head.
 
     attention_scores holds both products with the T positions, queries with keys and weights with values. Models with
-    meta tokens have meta_projections and meta_scores besides: a second attention over the M meta tokens that training
-    puts into T positions (or, without a mask, over all), shared out over the T.
+    meta tokens have meta_projections and meta_scores besides: a second attention over the M meta tokens among T
+    positions (or, without a mask, over all), shared out over the T. metas: M, unless given as many as pretraining has.
     """
     family = family_of(config)
     d, layers = config.hidden_size, config.num_hidden_layers
@@ -43,7 +45,8 @@ def forward_flops_per_token(config: "PreTrainedConfig", context_tokens: int, cau
     }
     if config.model_type in GATED_MLP:
         return terms
-    rows = context_tokens if config.meta_mask == "none" else meta_count(config, context_tokens)
+    among = meta_count(config, context_tokens) if metas is None else metas
+    rows = context_tokens if config.meta_mask == "none" else among
     share = len(config.meta_layers) * rows / context_tokens
     return {
         **terms,
@@ -60,9 +63,11 @@ def family_of(config: "PreTrainedConfig") -> str:
     return family
 
 
-def training_flops_per_token(config: "PreTrainedConfig", context_tokens: int, causal: bool = False) -> float:
+def training_flops_per_token(
+    config: "PreTrainedConfig", context_tokens: int, causal: bool = False, metas: float | None = None
+) -> float:
     """Forward and backward FLOPs of one token: three times the forward."""
-    return (1 + BACKWARD_OVER_FORWARD) * sum(forward_flops_per_token(config, context_tokens, causal).values())
+    return (1 + BACKWARD_OVER_FORWARD) * sum(forward_flops_per_token(config, context_tokens, causal, metas).values())
 
 
 def superbpe_training_flops_per_token(

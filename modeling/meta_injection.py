@@ -27,16 +27,19 @@ def meta_id_of(config: Any) -> int | None:
 
 
 def meta_count(config: Any, length: int) -> int:
-    """Meta tokens that training puts into a row of `length` positions, by a model's config; 0 for other models."""
+    """Meta tokens that training puts into a row of `length` positions, by a model's config: int(k · length).
+
+    0 for other models.
+    """
+    return 0 if getattr(config, "meta_placement", "none") == "none" else int(config.meta_k * length)
+
+
+def check_count(config: Any, length: int) -> None:
+    """Raise ConfigError where rows of training would have no meta token, or less than two text tokens."""
+    count, k = meta_count(config, length), getattr(config, "meta_k", 0.0)
     if getattr(config, "meta_placement", "none") == "none":
-        return 0
-    return count_of(config.meta_k, length)
-
-
-def count_of(k: float, length: int) -> int:
-    """int(k · length). Raises ConfigError where that is no meta token, or leaves less than two text tokens."""
-    count = int(k * length)
-    if k > 0 and count < 1:
+        return
+    if count < 1:
         raise ConfigError(
             f"model.k={k:g}: less than one meta token in a context of {length} tokens; raise it, take a longer "
             "context, or model.k=0"
@@ -45,7 +48,6 @@ def count_of(k: float, length: int) -> int:
         raise ConfigError(
             f"model.k={k:g}: {count} of {length} positions would be meta tokens, which leaves no text; lower it"
         )
-    return count
 
 
 def slots_of(placement: str, count: int, length: int, seed: int, step: int, row: int) -> "np.ndarray":

@@ -155,7 +155,7 @@ def resolve_budget(
     """`plan_run` from figures instead of data: bytes per token after the transform, bytes of the training text."""
     from modeling.flops import superbpe_training_flops_per_token, training_flops_per_token
     from modeling.init import count_parameters
-    from modeling.meta_injection import meta_count
+    from modeling.meta_injection import check_count, meta_count
 
     if budget.context_bytes > train_bytes:
         raise ConfigError(
@@ -164,6 +164,7 @@ def resolve_budget(
         )
     context, error = context_tokens(budget.context_bytes, bytes_per_token)
     config = model.config(vocab_size, context, eos_id)
+    check_count(config, context)
     metas = meta_count(config, context)
     step_positions, step_tokens = budget.rows * context, budget.rows * (context - metas)
     step_flops = step_positions * training_flops_per_token(config, context)

@@ -38,7 +38,8 @@ class Examples:
 
     ids: int32, of each question the end-of-text id, its prompt and its answer. starts: int64 of (questions + 1,), where
     a question begins in ids. answers: int64 of (questions,), where its answer begins. answer_bytes: int64 of
-    (questions,). names: their ids in the task. ends: whether the end-of-text id after an answer is learned.
+    (questions,). names: their ids in the task. ends: whether the end-of-text id after an answer is learned. marked: how
+    many meta tokens they have together.
     """
 
     ids: np.ndarray
@@ -48,6 +49,7 @@ class Examples:
     names: tuple[str, ...]
     eos_id: int
     ends: bool
+    marked: int = 0
 
     def __len__(self) -> int:
         return len(self.names)
@@ -143,6 +145,7 @@ def encode_examples(
         names=tuple(names),
         eos_id=eos_id,
         ends=ends,
+        marked=sum(map(len, marks or ())),
     )
 
 

@@ -59,7 +59,7 @@ def plan_finetune(finetuning: Finetuning, examples: Examples, config: "PreTraine
             f"finetuning.max_epochs={finetuning.max_epochs:g} allows {int(finetuning.max_epochs * available):,}; lower "
             "finetuning.questions (and finetuning.points), raise max_epochs, or make more questions"
         )
-    lengths, targets = examples.lengths, examples.targets
+    lengths, targets, passes = examples.lengths, examples.targets, steps * batch / available
     row_tokens = np.zeros(steps, dtype=np.int64)
     tokens = n_targets = n_bytes = 0
     for first in range(0, steps, _STEPS_AT_ONCE):
@@ -72,9 +72,11 @@ def plan_finetune(finetuning: Finetuning, examples: Examples, config: "PreTraine
         n_bytes += int(examples.answer_bytes[questions].sum())
     longest = int(row_tokens.max())
     _check_length(examples, config, longest)
+    # Of a row on average: questions bring as many as they have marks.
+    metas = passes * examples.marked / (steps * rows)
     flops = 0.0
     for length, count in zip(*np.unique(row_tokens, return_counts=True), strict=True):
-        flops += float(rows * length * count) * training_flops_per_token(config, int(length))
+        flops += float(rows * length * count) * training_flops_per_token(config, int(length), metas=metas)
     return FinetunePlan(
         steps=steps,
         stop_step=steps,
@@ -85,7 +87,7 @@ def plan_finetune(finetuning: Finetuning, examples: Examples, config: "PreTraine
         tokens=tokens,
         targets=n_targets,
         answer_bytes=n_bytes,
-        passes=steps * batch / available,
+        passes=passes,
         warmup_steps=warmup_steps(finetuning.training(), steps),
         warnings=_warnings(finetuning, steps),
     )

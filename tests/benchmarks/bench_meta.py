@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from modeling import MetaGPT2Rope
 from modeling.init import build_model
 from modeling.meta_attention import Metas
-from modeling.meta_injection import count_of, slots_of
+from modeling.meta_injection import meta_count, slots_of
 
 ROWS, LENGTH, K = 2, 1024, 0.1
 VOCAB = 50257
@@ -43,7 +43,7 @@ def layers() -> tuple[dict[str, Callable[[torch.Tensor], torch.Tensor]], dict[st
     model: Any = build_model(config, 0)
     layer, rotary = model.gpt_neox.layers[0], model.gpt_neox.rotary_emb
     slots = torch.stack(
-        [torch.from_numpy(slots_of("random", count_of(K, LENGTH), LENGTH, 0, 0, row)) for row in range(ROWS)]
+        [torch.from_numpy(slots_of("random", meta_count(config, LENGTH), LENGTH, 0, 0, row)) for row in range(ROWS)]
     )
     rope = rotary(torch.zeros(1, LENGTH, 768), position_ids=torch.arange(LENGTH)[None])
     is_meta = torch.zeros(ROWS, LENGTH, dtype=torch.bool).scatter_(1, slots, True)

@@ -14,7 +14,7 @@ from isotok.recipe import build, describe
 from modeling import GPT2, GPT2Rope, Llama, MetaGPT2, MetaGPT2Rope, MetaLlama, MetaOLMo2, OLMo2
 from modeling.flops import forward_flops_per_token, training_flops_per_token
 from modeling.init import build_model, count_parameters
-from modeling.meta_injection import meta_count
+from modeling.meta_injection import check_count, meta_count
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "layers": 4, "heads": 4, "mlp_size": 48}
 FULL: dict[str, Any] = {"hidden_size": 768, "layers": 12, "heads": 12, "mlp_size": 3072}
@@ -178,5 +178,17 @@ def test_a_share_that_leaves_no_meta_token_or_no_text_is_refused() -> None:
         (0.5, 2, "no text"),
     ):
         with pytest.raises(ConfigError, match=message):
-            meta_count(MetaLlama(**SMALL, k=k).config(VOCAB, length, 0), length)
+            check_count(MetaLlama(**SMALL, k=k).config(VOCAB, length, 0), length)
+    for free in (MetaLlama(**SMALL, k=0), MetaLlama(**SMALL, k=0.01, placement="none"), Llama(**SMALL)):
+        check_count(free.config(VOCAB, 50, 0), 50)
     assert math.isclose(meta_count(MetaLlama(**SMALL, k=0.1).config(VOCAB, 1024, 0), 1024), 102)
+
+
+def test_rows_of_fine_tuning_are_counted_with_the_meta_tokens_they_have() -> None:
+    """Also where a row is too short for one of pretraining's."""
+    config = MetaLlama(**SMALL, k=0.1).config(VOCAB, 64, 0)
+    assert forward_flops_per_token(config, 8)["meta_scores"] == 0
+    two, four = (forward_flops_per_token(config, 8, metas=n) for n in (2, 4))
+    assert four["meta_projections"] == 2 * two["meta_projections"] > 0
+    assert four["meta_scores"] == 4 * two["meta_scores"] > 0
+    assert training_flops_per_token(config, 8, metas=2) == 3 * sum(two.values())
